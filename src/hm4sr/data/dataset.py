@@ -1,0 +1,221 @@
+"""A prepared data set on disk: Parquet tables and a manifest with the hash of each.
+
+    events.parquet    user, item (1..), time: sorted by user, then in the order of the user's history
+    users.parquet     user_id, events, train_end, valid_end (counts from the start of the user's history)
+    items.parquet     item_id, title, brand, categories (list), text, image; row r is item number r + 1
+    manifest.json     format, rules, statistics, sources, files (sha256 of each)
+    features/NAME/    vectors of a modality, see `hm4sr.features.store`
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from hm4sr.errors import UserError
+from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
+
+if TYPE_CHECKING:
+    from hm4sr.types import Clock
+
+FORMAT = "hm4sr-dataset"
+VERSION = 1
+TABLES = ["events.parquet", "users.parquet", "items.parquet"]
+
+Part = Literal["train", "valid", "test"]
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """All histories, end to end, twelve bytes an event.
+
+    Attributes:
+        items: item numbers (1..), int32.
+        times: seconds since 1970, int64.
+        starts: user u's events are `starts[u]:starts[u + 1]`, oldest first.
+        train_end: user u's training events are `starts[u]:train_end[u]`.
+        valid_end: the validation targets are `train_end[u]:valid_end[u]`, the test targets the rest.
+    """
+
+    items: NDArray[np.int32]
+    times: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    train_end: NDArray[np.int64]
+    valid_end: NDArray[np.int64]
+
+    @property
+    def num_users(self) -> int:
+        """Number of users."""
+        return len(self.starts) - 1
+
+    @property
+    def num_events(self) -> int:
+        """Number of events."""
+        return len(self.items)
+
+    def bounds(self, part: Part) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and one past the last event of a part, for each user."""
+        edges = [self.starts[:-1], self.train_end, self.valid_end, self.starts[1:]]
+        index = ("train", "valid", "test").index(part)
+        return edges[index], edges[index + 1]
+
+    @cached_property
+    def users(self) -> NDArray[np.int32]:
+        """The user of each event."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.starts))
+
+    def targets(self, part: Part) -> NDArray[np.int64]:
+        """Event numbers to predict in the validation or test part, in user order."""
+        first, end = self.bounds(part)
+        return ranges(first, end - first)
+
+    def train_mask(self) -> NDArray[np.bool_]:
+        """Whether each event belongs to the train part."""
+        return np.arange(self.num_events) < self.train_end[self.users]
+
+
+class Dataset:
+    """A prepared data set, opened from its folder.
+
+    Attributes:
+        path: the folder.
+        manifest: the content of manifest.json.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = True) -> "Dataset":
+        """Open a prepared data set, comparing its tables with their recorded hashes.
+
+        Raises:
+            UserError: no data set is there, it is of another version, or a table has changed.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            raise UserError(f"{path} is not a prepared data set (no manifest.json): run `hm4sr prepare` first.")
+        manifest = read_json(path / "manifest.json")
+        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+            raise UserError(f"{path} was written by another version of hm4sr: run `hm4sr prepare` again.")
+        if verify:
+            verify_files(path, manifest["files"])
+        return cls(path, manifest)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, which names the data set in reports."""
+        return self.path.resolve().name
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """sha256 of each table: the identity of the data."""
+        return dict(self.manifest["files"])
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """Table of items; row r is item number r + 1."""
+        return pl.read_parquet(self.path / "items.parquet")
+
+    @cached_property
+    def users(self) -> pl.DataFrame:
+        """Table of users; row u is user number u."""
+        return pl.read_parquet(self.path / "users.parquet")
+
+    @cached_property
+    def events(self) -> EventLog:
+        """All events as flat arrays."""
+        table = pl.read_parquet(self.path / "events.parquet", columns=["item", "time"])
+        counts = self.users["events"].to_numpy()
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return EventLog(
+            items=table["item"].to_numpy().astype(np.int32, copy=False),
+            times=table["time"].to_numpy().astype(np.int64, copy=False),
+            starts=starts,
+            train_end=starts[:-1] + self.users["train_end"].to_numpy(),
+            valid_end=starts[:-1] + self.users["valid_end"].to_numpy(),
+        )
+
+    @property
+    def num_items(self) -> int:
+        """Number of real items."""
+        return len(self.items)
+
+    @cached_property
+    def category_names(self) -> list[str]:
+        """Names of the categories, sorted; category number c (1..) is `category_names[c - 1]`."""
+        return sorted(self.items["categories"].explode().drop_nulls().unique().to_list())
+
+    def item_categories(self) -> NDArray[np.int64] | None:
+        """Category numbers of each item row, padded with 0 (shape V x P); None where there are none."""
+        names = self.category_names
+        if not names:
+            return None
+        numbers = {name: number for number, name in enumerate(names, start=1)}
+        lists = [sorted({numbers[name] for name in row}) for row in self.items["categories"].to_list()]
+        table = np.zeros((self.num_items + 1, max(map(len, lists))), dtype=np.int64)
+        for row, values in enumerate(lists, start=1):
+            table[row, : len(values)] = values
+        return table
+
+    def clock(self) -> "Clock":
+        """Time range and largest gap of the training events."""
+        from hm4sr.types import Clock
+
+        events = self.events
+        train = events.train_mask()
+        times = events.times[train]
+        if not len(times):
+            return Clock()
+        users = events.users[train]
+        gaps = np.diff(times)[users[1:] == users[:-1]]
+        return Clock(int(times.min()), int(times.max()), int(gaps.max(initial=0)))
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Concatenate `range(s, s + n)` over pairs of start and length, without a Python loop."""
+    lengths = np.maximum(lengths, 0)
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def save_dataset(
+    path: Path,
+    events: pl.DataFrame,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    rules: dict[str, Any],
+    statistics: dict[str, Any],
+    sources: Sequence[dict[str, Any]] = (),
+) -> Dataset:
+    """Write a prepared data set, whole or not at all.
+
+    Args:
+        path: folder to create or replace.
+        events: columns user (int32), item (int32, from 1), time (int64), in the order they are kept.
+        users: columns user_id, events, train_end, valid_end.
+        items: columns item_id, title, brand, categories, text, image.
+        rules: the settings of the preparation.
+        statistics: what `hm4sr prepare` prints.
+        sources: name and sha256 of each raw file.
+    """
+    with atomic_directory(path) as folder:
+        for name, table in zip(TABLES, (events, users, items), strict=True):
+            table.write_parquet(folder / name, compression="zstd", statistics=False)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "rules": rules,
+            "statistics": statistics,
+            "sources": list(sources),
+            "files": hash_files(folder, TABLES),
+        }
+        write_json(folder / "manifest.json", manifest)
+    return Dataset(path, manifest)

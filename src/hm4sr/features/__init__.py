@@ -1,0 +1,1 @@
+"""Frozen item features: encoders, their cache and their store."""

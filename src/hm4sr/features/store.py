@@ -1,0 +1,77 @@
+"""Feature vectors of a prepared data set, keyed by item number, with a mask of what is missing.
+
+    DATASET/features/NAME/vectors.safetensors    "vectors" (V x F, float16 or float32), "present" (V, bool)
+    DATASET/features/NAME/manifest.json          encoder, pooling, coverage, sha256, hash of items.parquet
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hm4sr.data.dataset import Dataset
+from hm4sr.errors import UserError
+from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
+from hm4sr.types import ItemFeatures
+
+
+def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: dict[str, Any]) -> Path:
+    """Write the vectors of one modality, whole or not at all; `about` goes into their manifest."""
+    if features.vectors.shape[0] != dataset.num_items + 1:
+        raise ValueError(f"expected {dataset.num_items + 1} rows, got {features.vectors.shape[0]}")
+    path = feature_folder(dataset, name)
+    with atomic_directory(path) as folder:
+        tensors = {"vectors": features.vectors.contiguous(), "present": features.present.contiguous()}
+        save_file(tensors, folder / "vectors.safetensors")
+        manifest = {
+            **about,
+            "items": dataset.hashes["items.parquet"],
+            "files": hash_files(folder, ["vectors.safetensors"]),
+        }
+        write_json(folder / "manifest.json", manifest)
+    return path
+
+
+def load_features(dataset: Dataset, name: str) -> ItemFeatures:
+    """Read the vectors of one modality; they stay memory-mapped until they are used.
+
+    Raises:
+        UserError: they were never extracted, belong to other items, or are damaged.
+    """
+    folder = feature_folder(dataset, name)
+    manifest = read_feature_manifest(dataset, name)
+    if manifest.get("items") != dataset.hashes["items.parquet"]:
+        raise UserError(f"{folder} was made for other items than {dataset.path} has: run `hm4sr features` again.")
+    verify_files(folder, manifest["files"])
+    try:
+        with safe_open(folder / "vectors.safetensors", framework="pt") as file:
+            return ItemFeatures(file.get_tensor("vectors"), file.get_tensor("present").to(torch.bool))
+    except SafetensorError as error:
+        raise UserError(f"{folder} is damaged ({error}): run `hm4sr features` again.") from error
+
+
+def read_feature_manifest(dataset: Dataset, name: str) -> dict[str, Any]:
+    """What is recorded about the vectors of one modality.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    folder = feature_folder(dataset, name)
+    if not (folder / "manifest.json").is_file():
+        known = feature_names(dataset)
+        have = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f"{dataset.path} has no features named {name!r} ({have}): run `hm4sr features` first.")
+    manifest: dict[str, Any] = read_json(folder / "manifest.json")
+    return manifest
+
+
+def feature_names(dataset: Dataset) -> list[str]:
+    """Names of the modalities that have been extracted, sorted."""
+    return sorted(file.parent.name for file in dataset.path.glob("features/[!.]*/manifest.json"))
+
+
+def feature_folder(dataset: Dataset, name: str) -> Path:
+    """Folder that holds, or will hold, the vectors of one modality."""
+    return dataset.path / "features" / name

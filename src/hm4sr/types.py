@@ -1,0 +1,105 @@
+"""What a model sees of the world: a `Catalog` and batches of sequences.
+
+Dimension letters, used in every signature of the project:
+    B sequences in a batch    L positions of a sequence    V item rows (row 0 is padding, items are 1..V-1)
+    D hidden width            Q width of the vectors whose dot product is a score
+    M modalities, ID included K experts                    C categories
+    N prediction targets in a batch                        F width of a frozen feature
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ItemFeatures:
+    """Frozen vectors of one modality.
+
+    Attributes:
+        vectors: row v belongs to item v; rows that are not `present` are zero.
+        present: whether the item has this modality at all; row 0 (padding) never has.
+    """
+
+    vectors: Float[Tensor, "V F"]
+    present: Bool[Tensor, "V"]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What the train part of the data says about time, in seconds since 1970.
+
+    Attributes:
+        first: earliest training event; day 0 begins at the UTC midnight before it.
+        last: latest training event.
+        largest_gap: longest time between two neighbouring training events of one user.
+    """
+
+    first: int = 0
+    last: int = 0
+    largest_gap: int = 0
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What a data set knows about its items.
+
+    Attributes:
+        num_items: number of real items, V - 1.
+        features: modality name to frozen vectors. Empty for models on IDs alone.
+        categories: category numbers of each item, 1..C, filled up with 0; None when there are none.
+        num_categories: C.
+        clock: time range of the training events.
+        max_length: longest sequence (L) a model will be given.
+    """
+
+    num_items: int
+    features: Mapping[str, ItemFeatures] = field(default_factory=dict)
+    categories: Int[Tensor, "V P"] | None = None
+    num_categories: int = 0
+    clock: Clock = field(default_factory=Clock)
+    max_length: int = 50
+
+    @property
+    def num_rows(self) -> int:
+        """V: rows of an item table, padding included."""
+        return self.num_items + 1
+
+    @property
+    def chance_loss(self) -> float:
+        """Cross-entropy of a uniform guess over the catalogue, in nats."""
+        return math.log(self.num_items)
+
+
+@dataclass(frozen=True)
+class SeqBatch:
+    """Sequences of events, left-aligned: position 0 is the oldest kept event.
+
+    Attributes:
+        items: item numbers; 0 marks padding, which follows the real events.
+        times: seconds since 1970 (int64: float32 would round to 128 s); padding repeats the last event's time.
+        lengths: number of real events of each row.
+        targets: the item to predict after each position; 0 where there is nothing to learn.
+        users: row number of the user, or -1 for somebody unknown.
+    """
+
+    items: Int[Tensor, "B L"]
+    times: Int[Tensor, "B L"]
+    lengths: Int[Tensor, "B"]
+    targets: Int[Tensor, "B L"]
+    users: Int[Tensor, "B"]
+
+    @property
+    def valid(self) -> Bool[Tensor, "B L"]:
+        """True at real events."""
+        return self.items > 0
+
+    def to(self, device: torch.device) -> "SeqBatch":
+        """The same batch on another device, copied without waiting."""
+        return SeqBatch(
+            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
+        )
