@@ -1,0 +1,246 @@
+"""Raw CSV, TSV and Parquet files as typed polars tables, with errors that name file, line and column."""
+
+import codecs
+import csv
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from hm4sr.errors import UserError
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_PARQUET = {".parquet", ".pq"}
+_LAST = "__last_field_is_missing"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some columns of a raw file.
+
+    Attributes:
+        path: the file.
+        frame: its columns, rows in the file's order; every cell of a CSV file is a string or null.
+        separator: between the cells of a line; None for Parquet.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+    separator: str | None
+
+    def place(self, row: int) -> str:
+        """Where row `row` (from 0) stands: file and line (CSV, header included) or row number (Parquet), from 1."""
+        if self.separator is None:
+            return f"{self.path}, row {row + 1}"
+        for index, (line, _) in enumerate(_records(self.path, self.separator)):
+            if index == row + 1:
+                return f"{self.path}, line {line}"
+        return f"{self.path}, record {row + 1}"
+
+
+def read_table(
+    path: Path, required: Mapping[str, str], optional: Sequence[str] = (), ids: Sequence[str] = ()
+) -> Table:
+    """Read some columns of a CSV, TSV or Parquet file.
+
+    Args:
+        path: the file; its ending says what it is.
+        required: column names by the option that sets them, which error messages name.
+        optional: columns that may be absent.
+        ids: columns to return as Categorical, whatever they are in the file, so that each text is kept once.
+
+    Raises:
+        UserError: the file is missing, damaged, empty or ragged, or lacks a column.
+    """
+    try:
+        return _read(path, required, optional, ids)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): give a file that can be."
+        ) from error
+
+
+def vocabulary(table: Table, column: str) -> tuple[NDArray[np.int32], pl.Series]:
+    """Number the distinct texts of an id column of a table.
+
+    Returns:
+        number of each row's text (from 0), and the texts, sorted bytewise: independent of the order of the rows.
+
+    Raises:
+        UserError: a cell is empty.
+    """
+    cells = table.frame[column]
+    if cells.null_count():
+        raise _empty_cell(table, column, int(cells.is_null().arg_max() or 0))
+    distinct = cells.unique()
+    texts = distinct.cast(pl.String)
+    blank = texts.str.strip_chars() == ""
+    if blank.any():
+        texts_of_blank = texts.filter(blank)
+        raise _empty_cell(
+            table, column, int(cells.cast(pl.String).is_in(texts_of_blank.implode()).arg_max() or 0)
+        )
+    order = texts.arg_sort().to_numpy()
+    places = distinct.to_physical().to_numpy()[order]
+    numbers = np.empty(int(places.max()) + 1, dtype=np.int32)
+    numbers[places] = np.arange(len(places), dtype=np.int32)
+    return numbers[cells.to_physical().to_numpy()], texts.gather(order)
+
+
+def _empty_cell(table: Table, column: str, row: int) -> UserError:
+    return UserError(f"{table.place(row)}: {column} is empty: fill it in or remove the row.")
+
+
+def _read(path: Path, required: Mapping[str, str], optional: Sequence[str], ids: Sequence[str]) -> Table:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a CSV, TSV or Parquet file.")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the path of a CSV, TSV or Parquet file.")
+    ending = path.suffix.lower()
+    if ending not in _SEPARATORS.keys() | _PARQUET:
+        raise UserError(
+            f"{path} ends in {ending or 'nothing'}: give a file that ends in .csv, .tsv or .parquet."
+        )
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty: give a file with a header and rows.")
+    separator = _SEPARATORS.get(ending)
+    names = _header(path, separator) if separator else _parquet_columns(path)
+    wanted = _choose(path, names, required, optional)
+    frame = _read_csv(path, separator, names, wanted, ids) if separator else _read_parquet(path, wanted, ids)
+    if frame.is_empty():
+        raise UserError(f"{path} has no rows below its header: give a file with rows.")
+    return Table(path, frame, separator)
+
+
+def _choose(path: Path, names: list[str], required: Mapping[str, str], optional: Sequence[str]) -> list[str]:
+    for option, column in required.items():
+        if column not in names:
+            close = difflib.get_close_matches(column, names, n=1)
+            advice = f"did you mean {option} {close[0]}?" if close else f"name the right one with {option}."
+            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise UserError(f"{path} has no column {column!r} (it has: {shown}); {advice}")
+    wanted = list(dict.fromkeys([*required.values(), *(name for name in optional if name in names)]))
+    for name in wanted:
+        if names.count(name) > 1:
+            raise UserError(f"{path} has {names.count(name)} columns named {name!r}: rename all but one.")
+    return wanted
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start:
+        raise UserError(f"{path} is not UTF-8 text: save it as UTF-8.")
+    _, names = next(_records(path, separator), (1, []))
+    if not names:
+        raise UserError(f"{path}, line 1 is blank: put the column names there.")
+    return [_utf8(name, path, 1) for name in names]
+
+
+def _read_csv(
+    path: Path, separator: str, names: list[str], wanted: list[str], ids: Sequence[str]
+) -> pl.DataFrame:
+    columns = [pl.col(name).cast(pl.Categorical) if name in ids else pl.col(name) for name in wanted]
+    try:
+        lines = pl.scan_csv(path, separator=separator, infer_schema=False)
+        last = pl.nth(-1).is_null().alias(_LAST)
+        frame = lines.select(*columns, last).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise _explain(path, separator, len(names), error) from error
+    if frame[_LAST].any():
+        _refuse_short_rows(path, separator, len(names))
+    return frame.drop(_LAST)
+
+
+def _explain(path: Path, separator: str, width: int, error: Exception) -> UserError:
+    """The sentence for a CSV file that polars refuses: find the line at fault, slowly."""
+    try:
+        for line, cells in _records(path, separator):
+            for cell in cells:
+                _utf8(cell, path, line)
+            if len(cells) != width:
+                return _ragged(path, line, len(cells), width)
+    except csv.Error:
+        return UserError(f"{path} has a quoted cell that never ends: close its quotation mark.")
+    except UserError as found:
+        return found
+    reason = str(error).split("\n")[0].rstrip(".")
+    return UserError(f"{path} cannot be read ({reason}): check its quotation marks.")
+
+
+def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
+    """Raise for a row with too few cells, which polars fills up with null."""
+    if width == 1:
+        return
+    with path.open("rb") as stream:
+        quoted = any(b'"' in block for block in iter(lambda: stream.read(1 << 20), b""))
+    if quoted:
+        counts: Iterator[tuple[int, int]] = ((line, len(cells)) for line, cells in _records(path, separator))
+        line, count = next(((line, count) for line, count in counts if count != width), (0, 0))
+    else:
+        whole = pl.scan_csv(
+            path, separator="\x1e", quote_char=None, has_header=False, schema={"line": pl.String}
+        )
+        cells = pl.col("line").str.count_matches(separator, literal=True).fill_null(-1) + 1
+        short = pl.col("cells") != width
+        numbered = whole.select(cells.cast(pl.Int64).alias("cells")).with_row_index("line", offset=1)
+        first = numbered.filter(short).head(1).collect(engine="streaming")
+        line, count = first.row(0) if len(first) else (0, 0)
+    if line:
+        raise _ragged(path, line, count, width)
+
+
+def _ragged(path: Path, line: int, count: int, width: int) -> UserError:
+    if count == 0:
+        return UserError(f"{path}, line {line} is blank: remove it.")
+    return UserError(f"{path}, line {line} has {count} cells but the header has {width}: mend that line.")
+
+
+def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """First line number (from 1) and cells of each record; slow, for headers and error messages."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(stream, delimiter=separator)
+        line = 1
+        for cells in reader:
+            if line == 1 and cells:
+                cells[0] = cells[0].removeprefix("\ufeff")
+            yield line, cells
+            line = reader.line_num + 1
+
+
+def _utf8(text: str, path: Path, line: int) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}, line {line} is not UTF-8 text: save the file as UTF-8.") from error
+    return text
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    try:
+        return pl.scan_parquet(path, glob=False).collect_schema().names()
+    except pl.exceptions.PolarsError as error:
+        raise _damaged(path) from error
+
+
+def _read_parquet(path: Path, wanted: list[str], ids: Sequence[str]) -> pl.DataFrame:
+    try:
+        table = pl.scan_parquet(path, glob=False).select(wanted)
+        schema = table.collect_schema()
+        for name in set(ids) & set(wanted):
+            if not (schema[name].is_integer() or schema[name] in (pl.String, pl.Categorical, pl.Enum)):
+                raise UserError(f"{path}: {name} is of type {schema[name]}: write ids as text or integers.")
+        cast = [pl.col(name).cast(pl.String).cast(pl.Categorical) for name in wanted if name in ids]
+        return table.with_columns(cast).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path} is not a readable Parquet file (cut off or damaged): write it anew.")
