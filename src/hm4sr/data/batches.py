@@ -1,0 +1,141 @@
+"""Index slices of the event log into `SeqBatch`es, without Python work per row."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hm4sr.data.dataset import EventLog, Part, ranges
+from hm4sr.types import SeqBatch
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Slices of the event log to feed a model.
+
+    Attributes:
+        starts: first input event of each window.
+        lengths: number of input events.
+        first_target: how many leading positions of the window have nothing to learn.
+        users: whose events they are.
+    """
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    first_target: NDArray[np.int64]
+    users: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """Number of targets of each window."""
+        return self.lengths - self.first_target
+
+    def take(self, index: NDArray[np.int64]) -> "Windows":
+        """The windows of the given numbers, in that order."""
+        return Windows(self.starts[index], self.lengths[index], self.first_target[index], self.users[index])
+
+
+def training_windows(log: EventLog, max_length: int, parallel: bool, context: int = 0) -> Windows:
+    """Cover every training target exactly once.
+
+    Args:
+        log: all events.
+        max_length: longest window (L).
+        parallel: one window learns at all its positions; otherwise each target gets a window of its own,
+            whose last position alone is learned.
+        context: leading positions that a window after the first of a long history repeats from the
+            window before it, so that its first targets are not without a past.
+    """
+    first, end = log.bounds("train")
+    num_targets = np.maximum(end - first - 1, 0)
+    if not parallel:
+        users = np.repeat(np.arange(log.num_users), num_targets)
+        last = ranges(first, num_targets)
+        starts = np.maximum(first[users], last - max_length + 1)
+        lengths = last - starts + 1
+        return Windows(starts, lengths, lengths - 1, users)
+    stride = max_length - context
+    # The first window takes max_length targets, each further one `stride`; all are anchored at the newest
+    # event, so that the first one is the one that is cut short.
+    extra = np.maximum(num_targets - max_length, 0)
+    counts = np.where(num_targets > 0, 1 + -(-extra // stride), 0)
+    users = np.repeat(np.arange(log.num_users), counts)
+    back = ranges(np.zeros_like(counts), counts)  # 0 is the newest window of its user
+    target_end = (end - 1)[users] - back * stride
+    oldest = back == counts[users] - 1
+    starts = np.where(oldest, first[users], target_end - max_length)
+    fresh = np.where(oldest, target_end - first[users], stride)
+    lengths = target_end - starts
+    return Windows(starts, lengths, lengths - fresh, users)
+
+
+def history_windows(log: EventLog, targets: NDArray[np.int64], max_length: int) -> Windows:
+    """The newest `max_length` events before each target event, for evaluation."""
+    users = log.users[targets].astype(np.int64)
+    starts = np.maximum(log.starts[users], targets - max_length)
+    lengths = targets - starts
+    return Windows(starts, lengths, np.maximum(lengths - 1, 0), users)
+
+
+def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
+    """Gather windows into padded tensors; the target of a position is the event after it."""
+    width = int(windows.lengths.max(initial=1))
+    position = np.arange(width)
+    real = position < windows.lengths[:, None]
+    index = windows.starts[:, None] + np.minimum(position, np.maximum(windows.lengths - 1, 0)[:, None])
+    learned = real & (position >= windows.first_target[:, None])
+    next_index = np.minimum(index + 1, log.num_events - 1)
+    return SeqBatch(
+        items=torch.from_numpy(np.where(real, log.items[index], 0).astype(np.int64)),
+        times=torch.from_numpy(log.times[index]),
+        lengths=torch.from_numpy(windows.lengths),
+        targets=torch.from_numpy(np.where(learned, log.items[next_index], 0).astype(np.int64)),
+        users=torch.from_numpy(windows.users),
+    )
+
+
+class TrainingBatches:
+    """Batches of about `batch_targets` targets, grouped by length, in a new order every epoch."""
+
+    def __init__(self, log: EventLog, windows: Windows, batch_targets: int):
+        self.log = log
+        self.windows = windows
+        self.batch_targets = batch_targets
+
+    @property
+    def num_targets(self) -> int:
+        """Targets learned in an epoch."""
+        return int(self.windows.targets.sum())
+
+    def epoch(self, rng: np.random.Generator) -> list[Windows]:
+        """Cut the windows into batches for one epoch.
+
+        Windows of one length stand together, so that there is next to no padding; which of them share a
+        batch, and the order of the batches, is drawn anew.
+        """
+        shuffled = rng.permutation(len(self.windows))
+        order = shuffled[np.argsort(self.windows.lengths[shuffled], kind="stable")]
+        total = np.cumsum(self.windows.targets[order])
+        if not len(total):
+            return []
+        num_batches = max(1, round(int(total[-1]) / self.batch_targets))
+        edges = np.searchsorted(total, np.linspace(0, total[-1], num_batches + 1)[1:-1])
+        groups = [group for group in np.split(order, edges) if len(group)]
+        return [self.windows.take(groups[number]) for number in rng.permutation(len(groups))]
+
+
+def evaluation_batches(log: EventLog, part: Part, max_length: int, batch_size: int) -> Iterator[Windows]:
+    """Histories before the targets of a part, longest first, in batches of equal padded size.
+
+    Targets without any event before them are left out, for there is nothing to go by.
+    """
+    windows = history_windows(log, log.targets(part), max_length)
+    windows = windows.take(np.flatnonzero(windows.lengths > 0))
+    order = np.argsort(-windows.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield windows.take(order[start : start + batch_size])

@@ -1,0 +1,86 @@
+"""Full ranking: every target against all items, a chunk of users at a time."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hm4sr.data.batches import evaluation_batches, make_batch
+from hm4sr.data.dataset import EventLog, Part
+from hm4sr.models.base import SeqRecModel
+
+_CHUNK_SCORES = 16_000_000
+"""Scores alive at a time: 64 MB in float32."""
+
+
+@dataclass(frozen=True)
+class RankedTargets:
+    """Rank of each target of a part among all items.
+
+    Attributes:
+        users: user number of each target.
+        items: item number of each target.
+        ranks: 1 is the best.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+    def table(self, part: Part) -> pl.DataFrame:
+        """As a table with the columns part, user, item, rank."""
+        columns = {"user": self.users, "item": self.items, "rank": self.ranks}
+        table = pl.DataFrame({name: values.astype(np.int32) for name, values in columns.items()})
+        return table.select(pl.lit(part).alias("part"), pl.all())
+
+
+def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
+    """Rank of each row's target; items that tie with it count as better.
+
+    So a model that scores everything alike is last, not first.
+
+    Raises:
+        ValueError: a target's score is not a number.
+    """
+    wanted = scores.gather(1, targets[:, None])
+    ranks = (scores >= wanted).sum(1)
+    if bool((ranks == 0).any()):
+        raise ValueError("a score is not a number: the model is broken or has diverged")
+    return ranks
+
+
+@torch.inference_mode()
+def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
+    """Rank every target of the validation or test part, histories not removed from the candidates.
+
+    Targets that have no event before them cannot be ranked and are left out.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        return _rank(model, log, part, device)
+    finally:
+        model.train(was_training)
+
+
+def _rank(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
+    candidates = model.item_vectors()
+    batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
+    users, items, ranks = [], [], []
+    for windows in evaluation_batches(log, part, model.catalog.max_length, batch_size):
+        batch = make_batch(log, windows).to(device)
+        targets = log.items[windows.starts + windows.lengths].astype(np.int64)
+        scores = model.scores(batch, candidates)
+        ranks.append(target_ranks(scores, torch.from_numpy(targets).to(device)).cpu().numpy())
+        users.append(windows.users)
+        items.append(targets)
+    if not users:
+        empty = np.zeros(0, dtype=np.int64)
+        return RankedTargets(empty, empty, empty)
+    all_users, all_items, all_ranks = (np.concatenate(parts) for parts in (users, items, ranks))
+    order = np.argsort(all_users, kind="stable")
+    return RankedTargets(all_users[order], all_items[order], all_ranks[order])

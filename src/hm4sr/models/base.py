@@ -1,0 +1,111 @@
+"""The contract of a model, and the registry of models."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hm4sr.config import Config
+from hm4sr.errors import UserError
+from hm4sr.nn.losses import full_softmax_loss
+from hm4sr.types import Catalog, SeqBatch
+
+
+class ModelConfig(Config):
+    """Settings of a model; each model has a subclass of its own."""
+
+
+class SeqRecModel(nn.Module):
+    """A sequential recommender whose score is a dot product of a history's and an item's vector.
+
+    A subclass implements `encode` and `item_vectors`; training, evaluation and serving follow from them. A model
+    whose score does not factorise overrides `scores`.
+
+    Attributes:
+        parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
+        multimodal: whether it reads the frozen features of the catalogue.
+        matmul_dtype: number format of the large matrix products in training; the trainer sets it.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+    name: ClassVar[str]
+    parallel: ClassVar[bool] = True
+    multimodal: ClassVar[bool] = False
+
+    def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
+        super().__init__()
+        self.config = config
+        self.catalog = catalog
+        self.rng = rng
+        self.matmul_dtype = torch.float32
+
+    def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
+        """Vector of each history: position l stands for the events 0..l."""
+        raise NotImplementedError
+
+    def item_vectors(self) -> Float[Tensor, "V Q"]:
+        """Vector of each item; row 0 is padding."""
+        raise NotImplementedError
+
+    def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
+        """Vector of each whole history."""
+        hidden = self.encode(batch)
+        return hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]
+
+    def scores(self, batch: SeqBatch, candidates: Float[Tensor, "V Q"]) -> Float[Tensor, "B V"]:
+        """Score of every item after each whole history; padding gets minus infinity.
+
+        Args:
+            batch: histories.
+            candidates: what `item_vectors` returned, so that it is computed once for many batches.
+        """
+        scores = self.last_hidden(batch) @ candidates.T
+        scores[:, 0] = -torch.inf
+        return scores
+
+    def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
+        """Terms of the training loss by name, each already weighted; their sum is minimised."""
+        learned = batch.targets > 0
+        hidden = self.encode(batch)[learned]
+        return {"main": full_softmax_loss(hidden, self.item_vectors(), batch.targets[learned], self.matmul_dtype)}
+
+    def num_parameters(self) -> int:
+        """Trainable parameters; frozen features do not count."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+_MODELS: dict[str, type[SeqRecModel]] = {}
+
+
+def register(name: str) -> Callable[[type[SeqRecModel]], type[SeqRecModel]]:
+    """Make a model known by name."""
+
+    def enter(model: type[SeqRecModel]) -> type[SeqRecModel]:
+        if name in _MODELS:
+            raise ValueError(f"a model named {name!r} exists already")
+        model.name = name
+        _MODELS[name] = model
+        return model
+
+    return enter
+
+
+def registered_models() -> dict[str, type[SeqRecModel]]:
+    """All models by name."""
+    return dict(sorted(_MODELS.items()))
+
+
+def get_model(name: str) -> type[SeqRecModel]:
+    """The model of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in _MODELS:
+        close = difflib.get_close_matches(name, _MODELS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known models are {', '.join(sorted(_MODELS))}."
+        raise UserError(f"model.name = {name!r} is not a model; {hint}")
+    return _MODELS[name]

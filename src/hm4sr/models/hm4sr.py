@@ -1,0 +1,238 @@
+"""HM4SR: hierarchical time-aware mixture of experts (Zhang et al., WWW 2025)."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from hm4sr.models.base import ModelConfig, SeqRecModel, register
+from hm4sr.nn.attention import SequenceEncoder
+from hm4sr.nn.init import embedding, linear
+from hm4sr.nn.losses import category_loss, full_softmax_loss, in_batch_contrastive
+from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
+from hm4sr.nn.projection import FeatureProjection
+from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
+from hm4sr.types import Catalog, SeqBatch
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "released": {
+        "train_temporal_experts": False,
+        "released_time": True,
+        "time_unit": "seconds",
+        "exclude_false_negatives": False,
+        "replace_at_least_one": False,
+        "score_padding": True,
+        "learn_missing": False,
+        "cp_weight": 0.0,
+    },
+}
+"""Named settings; keys given beside `preset` win over it."""
+
+
+class HM4SRConfig(ModelConfig):
+    """Settings of HM4SR; the defaults are the paper's, with section 6 of docs/hm4sr.md decided by validation."""
+
+    preset: Literal["paper", "released"] = "paper"
+    """`released` flips every switch to the behaviour of the authors' code (CP is left out: theirs has a slip)."""
+    dim: int = Field(64, gt=0)
+    """Width of item and hidden vectors of one modality (D)."""
+    layers: int = Field(2, gt=0)
+    """Layers of each modality's Transformer."""
+    heads: int = Field(2, gt=0)
+    """Attention heads; must divide `dim`."""
+    inner: int = Field(256, gt=0)
+    """Width of the feed-forward part."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout of inputs and residual branches."""
+    attention_dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout of attention weights."""
+    interactive_experts: int = Field(4, ge=0)
+    """K1; 0 removes the Interactive MoE (ablation -IMoE)."""
+    temporal_experts: int = Field(4, ge=0)
+    """K2; 0 removes the Temporal MoE and with it PCL (ablation -TMoE)."""
+    train_temporal_experts: bool = True
+    """Whether the temporal experts learn; the released code leaves them at their random start."""
+    time_embedding: TimeKind = "full"
+    """What routes the temporal experts: interval and absolute time, one of them, or a variant of section 5.5."""
+    time_unit: TimeUnit = "days"
+    """Unit of absolute time: days since the first training day, or seconds since then."""
+    released_time: bool = False
+    """Time in float32, phase inside the frequency factor, small random frequencies: as in the released code."""
+    interval_scale: float = Field(100.0, gt=0)
+    """mu: rows of the interval table for each doubling of the interval."""
+    frequency_base: float = Field(10_000.0, gt=1)
+    """freq: ratio of the fastest to the slowest frequency of absolute time."""
+    cp_weight: float = Field(1.0, ge=0)
+    """lambda 1, weight of category prediction; 0 removes it."""
+    idcl_weight: float = Field(1.0, ge=0)
+    """lambda 2, weight of contrastive learning on IDs; 0 removes it."""
+    pcl_weight: float = Field(1.0, ge=0)
+    """lambda 3, weight of placeholder contrastive learning; 0 removes it."""
+    temperature: float = Field(0.2, gt=0)
+    """tau of contrastive learning on IDs."""
+    pcl_temperature: float = Field(1.0, gt=0)
+    """Temperature of placeholder contrastive learning."""
+    placeholder_share: float = Field(0.3, ge=0, le=1)
+    """beta: share of the positions that a placeholder replaces."""
+    replace_at_least_one: bool = True
+    """Replace one position even where beta times the length is below one (from length 2 on)."""
+    exclude_false_negatives: bool = True
+    """Leave rows of the same target out of the contrastive sums; otherwise each adds exp(0)."""
+    score_padding: bool = False
+    """Make padding a class of the training softmax, as RecBole does."""
+    learn_missing: bool = True
+    """A learned vector stands in for a missing modality; otherwise the projection of zeros."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            return {**PRESETS.get(values.get("preset", "paper"), {}), **values}
+        return values
+
+
+@register("hm4sr")
+class HM4SR(SeqRecModel):
+    """Interactive and Temporal MoE, a causal Transformer for each modality, and CP, IDCL, PCL beside the main loss.
+
+    The modalities stand side by side in one tensor (B L M D): ID first, then those of the catalogue by
+    name, so that it runs with text and pictures, with one of them, or with IDs alone.
+    """
+
+    Config = HM4SRConfig
+    multimodal = True
+
+    def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
+        super().__init__(config, catalog, rng)
+        c = config
+        self.modalities = ["id", *sorted(catalog.features)]
+        num_modalities = len(self.modalities)
+        width = num_modalities * c.dim
+        self.items = embedding(catalog.num_rows, c.dim, rng, padding=True)
+        self.positions = embedding(catalog.max_length, c.dim, rng)
+        self.projections = nn.ModuleDict(
+            {
+                name: FeatureProjection(catalog.features[name], c.dim, rng, c.learn_missing)
+                for name in self.modalities[1:]
+            }
+        )
+        self.interactive = None
+        if c.interactive_experts:
+            strength = [0.0] + [1.0] * (num_modalities - 1)
+            self.interactive = InteractiveMoE(num_modalities, c.dim, c.interactive_experts, strength, rng)
+        self.time, self.temporal = None, None
+        if c.temporal_experts:
+            self.time = TimeEmbedding(
+                c.time_embedding,
+                c.dim,
+                catalog.clock,
+                c.interval_scale,
+                c.frequency_base,
+                c.time_unit,
+                c.released_time,
+                rng,
+            )
+            self.temporal = TemporalMoE(width, self.time.width, c.temporal_experts, c.train_temporal_experts, rng)
+        self.encoders = nn.ModuleDict(
+            {
+                name: SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
+                for name in self.modalities
+            }
+        )
+        self.category_head = None
+        if c.cp_weight and catalog.categories is not None:
+            self.category_head = linear(width, catalog.num_categories, rng, std=None)
+            self.register_buffer("categories", catalog.categories.to(torch.empty(0).device), persistent=False)
+        self.placeholders = None
+        if c.pcl_weight and self.time is not None and num_modalities > 1:
+            self.placeholders = nn.ModuleDict(
+                {name: linear(self.time.width, c.dim, rng, std=None) for name in self.modalities[1:]}
+            )
+
+    def item_vectors(self) -> Float[Tensor, "V Q"]:
+        """[x_id; x_txt; x_img] of each item, without position (Q = M D; eq. 4-5, 19)."""
+        projected = [self.projections[name](self.matmul_dtype) for name in self.modalities[1:]]
+        return torch.cat([self.items.weight, *projected], dim=1)
+
+    def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
+        """[H_id; H_txt; H_img] after each event (eq. 18)."""
+        x, _ = self._mix_experts(F.embedding(batch.items, self.item_vectors()), batch)
+        return torch.cat([self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)], dim=-1)
+
+    def _mix_experts(self, x: Float[Tensor, "B L Q"], batch: SeqBatch) -> tuple[Tensor, Tensor | None]:
+        """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors, for the placeholders."""
+        B, L, _ = x.shape
+        e = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        if self.interactive is not None:
+            e = self.interactive(e)
+        if self.time is None or self.temporal is None:
+            return e, None
+        time: Tensor = self.time(batch.times)
+        return self.temporal(e, time), time
+
+    def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
+        """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
+        c = self.config
+        learned = batch.targets > 0
+        targets, users = batch.targets[learned], batch.users[:, None].expand_as(learned)[learned]
+        vectors = self.item_vectors()
+        seen = F.embedding(batch.items, vectors)
+        x, time = self._mix_experts(seen, batch)
+        replaced = self._draw_replaced(batch) if self.placeholders is not None else None
+        hidden, twins = [], []
+        for m, name in enumerate(self.modalities):
+            plain = x[:, :, m]
+            if self.placeholders is None or replaced is None or name not in self.placeholders:
+                hidden.append(self.encoders[name](plain)[learned])
+                continue
+            other = torch.where(replaced, self.placeholders[name](time), plain)
+            both = self.encoders[name](torch.cat([plain, other]))  # one call, two dropout draws
+            view, twin = both.chunk(2)
+            hidden.append(view[learned])
+            twins.append(twin[learned])
+        terms = {
+            "main": full_softmax_loss(
+                torch.cat(hidden, dim=1), vectors, targets, self.matmul_dtype, c.score_padding
+            )
+        }
+        if self.category_head is not None:
+            logits = self.category_head(seen[batch.valid])
+            terms["cp"] = c.cp_weight * category_loss(logits, self.categories[batch.items[batch.valid]])
+        same_target = targets[:, None] == targets
+        if c.idcl_weight:
+            answer = F.embedding(targets, vectors)[:, : c.dim]
+            terms["idcl"] = c.idcl_weight * in_batch_contrastive(
+                hidden[0], answer, same_target, c.temperature, c.exclude_false_negatives
+            )
+        if twins:
+            terms["pcl"] = c.pcl_weight * self._placeholder_loss(hidden[1:], twins, same_target, users)
+        return terms
+
+    def _draw_replaced(self, batch: SeqBatch) -> Bool[Tensor, "B L 1"]:
+        """Choose floor(beta * length) random real positions of each row for the placeholder."""
+        counts = (self.config.placeholder_share * batch.lengths).floor()
+        if self.config.replace_at_least_one and self.config.placeholder_share:
+            counts = counts.clamp_min(1) * (batch.lengths > 1)
+        draws = torch.rand(batch.items.shape, generator=self.rng, device=batch.items.device)
+        place = draws.masked_fill(~batch.valid, 2.0).argsort(1).argsort(1)
+        return (place < counts[:, None])[..., None]
+
+    def _placeholder_loss(
+        self, views: list[Tensor], twins: list[Tensor], same_target: Bool[Tensor, "N N"], users: Int[Tensor, "N"]
+    ) -> Float[Tensor, ""]:
+        """Mean over the modalities of the contrast between a history and its twin with placeholders (eq. 25-26).
+
+        In a pass over all positions, neighbouring prefixes of one user are nearly the same history; they are
+        no negatives of each other.
+        """
+        c = self.config
+        ignored = same_target | (users[:, None] == users) if c.exclude_false_negatives else same_target
+        terms = [
+            in_batch_contrastive(view, twin, ignored, c.pcl_temperature, c.exclude_false_negatives)
+            for view, twin in zip(views, twins, strict=True)
+        ]
+        return torch.stack(terms).mean()

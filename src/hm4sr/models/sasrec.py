@@ -1,0 +1,55 @@
+"""SASRec, the anchor of the comparison."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from hm4sr.models.base import ModelConfig, SeqRecModel, register
+from hm4sr.nn.attention import SequenceEncoder
+from hm4sr.nn.init import embedding
+from hm4sr.types import Catalog, SeqBatch
+
+
+@register("sasrec")
+class SASRec(SeqRecModel):
+    """Self-attentive sequential recommendation (Kang & McAuley, ICDM 2018).
+
+    As in RecBole: post-LayerNorm blocks and cross-entropy over all items, which is stronger than the
+    original's binary loss with one negative.
+    """
+
+    class Config(ModelConfig):
+        """Settings of SASRec."""
+
+        dim: int = Field(64, gt=0)
+        """Width of item and hidden vectors (D)."""
+        layers: int = Field(2, gt=0)
+        """Transformer layers."""
+        heads: int = Field(2, gt=0)
+        """Attention heads; must divide `dim`."""
+        inner: int = Field(256, gt=0)
+        """Width of the feed-forward part."""
+        dropout: float = Field(0.5, ge=0, lt=1)
+        """Dropout of inputs and residual branches."""
+        attention_dropout: float = Field(0.5, ge=0, lt=1)
+        """Dropout of attention weights."""
+
+    def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
+        super().__init__(config, catalog, rng)
+        c = config
+        self.items = embedding(catalog.num_rows, c.dim, rng, padding=True)
+        self.positions = embedding(catalog.max_length, c.dim, rng)
+        self.encoder = SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
+
+    def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
+        """Hidden vector after each event (Q = dim)."""
+        length = batch.items.shape[1]
+        hidden: Tensor = self.encoder(self.items(batch.items) + self.positions.weight[:length])
+        return hidden
+
+    def item_vectors(self) -> Float[Tensor, "V Q"]:
+        """The item table itself."""
+        return self.items.weight

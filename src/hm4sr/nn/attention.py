@@ -1,0 +1,89 @@
+"""Causal Transformer encoder, post-LayerNorm as in BERT (paper eq. 17-18)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hm4sr.nn.dropout import Dropout
+from hm4sr.nn.init import linear
+
+LAYER_NORM_EPS = 1e-12
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention in which a position sees itself and earlier ones.
+
+    Rows are left-aligned, so padding always lies in the future of a real position and needs no mask.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim ({dim}) must be a multiple of heads ({heads})")
+        self.heads = heads
+        self.query_key_value = linear(dim, 3 * dim, rng)
+        self.out = linear(dim, dim, rng)
+        self.dropout = Dropout(dropout, rng)
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """Mix each position with its past."""
+        B, L, D = x.shape
+        heads = self.query_key_value(x).view(B, L, 3, self.heads, D // self.heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each B, heads, L, D / heads
+        if self.training:
+            scores = (query @ key.transpose(2, 3)) / math.sqrt(D // self.heads)
+            future = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
+            weights = scores.masked_fill(future, -torch.inf).softmax(-1)
+            mixed = self.dropout(weights) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(B, L, D))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward, each with dropout, residual and LayerNorm after it."""
+
+    def __init__(self, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float, rng: torch.Generator):
+        super().__init__()
+        self.attention = CausalSelfAttention(dim, heads, attention_dropout, rng)
+        self.norm_attention = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        self.expand = linear(dim, inner, rng)
+        self.contract = linear(inner, dim, rng)
+        self.norm_out = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        self.dropout = Dropout(dropout, rng)
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """One layer."""
+        x = self.norm_attention(x + self.dropout(self.attention(x)))
+        return self.norm_out(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+
+
+class SequenceEncoder(nn.Module):
+    """LayerNorm and dropout on the input, then causal Transformer layers (paper eq. 17-18)."""
+
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        dropout: float,
+        attention_dropout: float,
+        rng: torch.Generator,
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        self.dropout = Dropout(dropout, rng)
+        self.layers = nn.ModuleList(
+            TransformerLayer(dim, heads, inner, dropout, attention_dropout, rng) for _ in range(layers)
+        )
+
+    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        """Encode rows of left-aligned sequences; position l knows events 0..l."""
+        x = self.dropout(self.norm(x))
+        for layer in self.layers:
+            x = layer(x)
+        return x

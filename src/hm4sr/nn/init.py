@@ -1,0 +1,63 @@
+"""Parameters drawn from a generator that is passed in, never from the global one."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def normal(*shape: int, std: float, rng: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from N(0, std)."""
+    tensor = torch.empty(shape)
+    if not tensor.is_meta:
+        tensor.normal_(0.0, std, generator=rng)
+    return nn.Parameter(tensor)
+
+
+def uniform(*shape: int, bound: float, rng: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from U(-bound, bound)."""
+    tensor = torch.empty(shape)
+    if not tensor.is_meta:
+        tensor.uniform_(-bound, bound, generator=rng)
+    return nn.Parameter(tensor)
+
+
+def linear(inputs: int, outputs: int, rng: torch.Generator, std: float | None = 0.02, bias: bool = True) -> nn.Linear:
+    """A linear layer with weights N(0, std) and bias 0; `std = None` draws both from U(+-1/sqrt(inputs))."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=_device())
+    if std is None:
+        layer.weight = uniform(outputs, inputs, bound=1 / math.sqrt(inputs), rng=rng)
+        if bias:
+            layer.bias = uniform(outputs, bound=1 / math.sqrt(inputs), rng=rng)
+    else:
+        layer.weight = normal(outputs, inputs, std=std, rng=rng)
+        if bias:
+            layer.bias = nn.Parameter(torch.zeros(outputs))
+    return layer
+
+
+def embedding(rows: int, dim: int, rng: torch.Generator, std: float = 0.02, padding: bool = False) -> nn.Embedding:
+    """A table drawn from N(0, std); with `padding` row 0 is zero and stays so."""
+    table = normal(rows, dim, std=std, rng=rng)
+    if padding and not table.is_meta:
+        table.data[0] = 0.0
+    layer: nn.Embedding = nn.utils.skip_init(
+        nn.Embedding, rows, dim, padding_idx=0 if padding else None, device=_device()
+    )
+    layer.weight = table
+    return layer
+
+
+def _device() -> torch.device:
+    return torch.empty(0).device
+
+
+def zeros(*shape: int) -> nn.Parameter:
+    """A parameter of zeros."""
+    return nn.Parameter(torch.zeros(shape))
+
+
+def constant(values: list[float]) -> nn.Parameter:
+    """A parameter with the given values."""
+    tensor: Tensor = torch.tensor(values, device=_device())
+    return nn.Parameter(tensor)

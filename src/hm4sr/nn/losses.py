@@ -1,0 +1,111 @@
+"""Loss terms shared by the models."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 4_000_000
+"""Logits alive at a time: 8 MB in bfloat16, 16 MB in float32."""
+
+
+def full_softmax_loss(
+    hidden: Float[Tensor, "N Q"],
+    item_vectors: Float[Tensor, "V Q"],
+    targets: Int[Tensor, "N"],
+    dtype: torch.dtype = torch.float32,
+    score_padding: bool = False,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the whole catalogue (eq. 20), a chunk of rows at a time.
+
+    The gradient of a chunk is computed while its logits are at hand, so that at most `_CHUNK_ELEMENTS` of
+    them are alive; nothing of size N x V is kept for the backward pass.
+
+    Args:
+        hidden: what is known before each target.
+        item_vectors: row 0 is padding.
+        targets: item numbers, 1..V-1.
+        dtype: number format of the matrix products; sums are kept in float32.
+        score_padding: whether padding is a class of the softmax, as in RecBole.
+    """
+    loss: Tensor = _ChunkedSoftmax.apply(hidden, item_vectors, targets, dtype, score_padding)
+    return loss
+
+
+class _ChunkedSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, item_vectors: Tensor, targets: Tensor, dtype: torch.dtype, score_padding: bool
+    ) -> Tensor:
+        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        h, w = hidden.detach().to(dtype), item_vectors.detach().to(dtype)
+        num_rows = len(h)
+        chunk = max(1, _CHUNK_ELEMENTS // len(w))
+        total = torch.zeros((), dtype=torch.float32, device=h.device)
+        hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
+        vector_gradient = torch.zeros_like(item_vectors) if needs_gradient else None
+        for start in range(0, num_rows, chunk):
+            rows, wanted = h[start : start + chunk], targets[start : start + chunk, None]
+            logits = rows @ w.T
+            if not score_padding:
+                logits[:, 0] = -torch.inf
+            wanted_logit = logits.gather(1, wanted).float()
+            if dtype == torch.float32:
+                total += (logits.logsumexp(1, keepdim=True) - wanted_logit).sum()
+                probability = logits.softmax(1)
+            else:
+                # One fused pass gives the probabilities; the log of the largest one gives the normaliser.
+                top, place = logits.max(1, keepdim=True)
+                probability = logits.softmax(1)
+                normaliser = top.float() - probability.gather(1, place).float().log()
+                total += (normaliser - wanted_logit).sum()
+            if hidden_gradient is not None and vector_gradient is not None:
+                probability.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=dtype))
+                hidden_gradient[start : start + chunk] = probability @ w
+                vector_gradient += probability.T @ rows
+        ctx.num_rows = num_rows
+        ctx.save_for_backward(hidden_gradient, vector_gradient)
+        return total / num_rows
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+        hidden_gradient, vector_gradient = ctx.saved_tensors
+        scale = gradient / ctx.num_rows
+        return hidden_gradient * scale, vector_gradient * scale, None, None, None
+
+
+def in_batch_contrastive(
+    queries: Float[Tensor, "N D"],
+    keys: Float[Tensor, "N D"],
+    not_negative: Bool[Tensor, "N N"],
+    temperature: float,
+    exclude: bool = True,
+) -> Float[Tensor, ""]:
+    """Cosine InfoNCE in which row i's positive is key i and the other keys are negatives (eq. 23, 25).
+
+    Args:
+        queries: one row a target.
+        keys: the positive of each row.
+        not_negative: pairs that are no negatives, for example of the same target; the diagonal is ignored.
+        temperature: divides the cosine.
+        exclude: leave such pairs out of the sum; otherwise their logit is 0, as in the released code.
+    """
+    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
+    index = torch.arange(len(logits), device=logits.device)
+    ignored = not_negative & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    return F.cross_entropy(logits.masked_fill(ignored, -torch.inf if exclude else 0.0), index)
+
+
+def category_loss(
+    logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]
+) -> Float[Tensor, ""]:
+    """Binary cross-entropy with logits, mean over rows and categories (eq. 22).
+
+    Args:
+        logits: one column a category.
+        categories: the categories (1..C) of each row, filled up with 0.
+    """
+    truth = logits.new_zeros(len(logits), logits.shape[1] + 1).scatter_(1, categories, 1.0)[:, 1:]
+    return F.binary_cross_entropy_with_logits(logits, truth)

@@ -1,0 +1,55 @@
+"""The two levels of experts (paper section 4.2). Modalities stand side by side: "B L M D"."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hm4sr.nn.init import constant, linear, normal, uniform
+
+
+class InteractiveMoE(nn.Module):
+    """For each modality, experts that read all modalities of an item, routed by the modality's own vector (eq. 7-10)."""
+
+    def __init__(self, modalities: int, dim: int, experts: int, strength: list[float], rng: torch.Generator):
+        super().__init__()
+        bound = 1 / math.sqrt(modalities * dim)
+        self.experts = linear(modalities * dim, modalities * experts * dim, rng, std=None)
+        self.gate_weight = uniform(modalities, dim, experts, bound=1 / math.sqrt(dim), rng=rng)
+        self.gate_bias = uniform(modalities, experts, bound=bound, rng=rng)
+        self.strength = constant(strength)
+        """alpha: how much of the other modalities each one takes up."""
+
+    def gates(self, e: Float[Tensor, "B L M D"]) -> Float[Tensor, "B L M K"]:
+        """Weight of each expert (eq. 9)."""
+        return (torch.einsum("blmd,mdk->blmk", e, self.gate_weight) + self.gate_bias).softmax(-1)
+
+    def forward(self, e: Float[Tensor, "B L M D"]) -> Float[Tensor, "B L M D"]:
+        """Add to each modality what its experts find in all of them."""
+        B, L, M, D = e.shape
+        found = self.experts(e.flatten(2)).view(B, L, M, -1, D)
+        mixed = (self.gates(e).unsqueeze(-2) @ found).squeeze(-2)
+        return e + self.strength[:, None] * mixed
+
+
+class TemporalMoE(nn.Module):
+    """Experts that re-weight the features, routed by explicit time alone (eq. 14-16). No residual."""
+
+    def __init__(self, width: int, time_width: int, experts: int, trainable: bool, rng: torch.Generator):
+        super().__init__()
+        self.gate = linear(time_width, experts, rng)
+        weights = normal(experts, width, std=0.1, rng=rng)
+        if trainable:
+            self.experts = weights
+        else:
+            self.register_buffer("experts", weights.data)
+
+    def gates(self, time: Float[Tensor, "B L T"]) -> Float[Tensor, "B L K"]:
+        """Weight of each expert (eq. 14)."""
+        weights: Tensor = self.gate(time).softmax(-1)
+        return weights
+
+    def forward(self, e: Float[Tensor, "B L M D"], time: Float[Tensor, "B L T"]) -> Float[Tensor, "B L M D"]:
+        """Multiply the features by the experts that the time calls for."""
+        return e * (self.gates(time) @ self.experts).view(e.shape)

@@ -1,0 +1,60 @@
+"""Linear maps of frozen item features."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hm4sr.nn.init import linear, normal
+from hm4sr.types import ItemFeatures
+
+
+class FeatureProjection(nn.Module):
+    """x = W f + b for every item of the catalogue; a learned stand-in where the modality is missing (eq. 4-5).
+
+    The features are a constant: they are kept in the number format of the matrix product, outside the
+    state that is saved, and get no gradient.
+    """
+
+    features: Tensor
+    missing: Tensor
+
+    def __init__(self, features: ItemFeatures, dim: int, rng: torch.Generator, learn_missing: bool = True):
+        super().__init__()
+        device = torch.empty(0).device
+        self.register_buffer("features", features.vectors.to(device), persistent=False)
+        self.register_buffer("missing", ~features.present.to(device), persistent=False)
+        self.linear = linear(features.vectors.shape[1], dim, rng)
+        absent = not bool(features.present[1:].all())
+        self.stand_in = normal(dim, std=0.02, rng=rng) if learn_missing and absent else None
+
+    def forward(self, dtype: torch.dtype) -> Float[Tensor, "V D"]:
+        """Project the whole catalogue, multiplying in `dtype`.
+
+        Args:
+            dtype: number format of the product; the result is float32.
+        """
+        if self.features.dtype != dtype:
+            self.features = self.features.to(dtype)
+        if dtype == torch.float32:
+            x = self.linear(self.features)
+        else:
+            x = _FrozenProduct.apply(self.features, self.linear.weight) + self.linear.bias
+        if self.stand_in is not None:
+            x = torch.where(self.missing[:, None], self.stand_in, x)
+        return x
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """features @ weight.T in the features' number format, float32 outside."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        return (features @ weight.to(features.dtype).T).float()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        (features,) = ctx.saved_tensors
+        return None, (gradient.to(features.dtype).T @ features).float()

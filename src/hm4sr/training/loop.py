@@ -1,0 +1,218 @@
+"""The training loop: epochs of steps, validation after each, the best epoch kept."""
+
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hm4sr.data.batches import TrainingBatches, make_batch, training_windows
+from hm4sr.data.dataset import Dataset
+from hm4sr.errors import UserError
+from hm4sr.evaluation.metrics import summarise
+from hm4sr.evaluation.ranking import RankedTargets, rank_part
+from hm4sr.models.base import SeqRecModel
+from hm4sr.progress import track
+from hm4sr.runtime import (
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    numpy_generator,
+    torch_generator,
+)
+from hm4sr.training.catalog import build_catalog
+from hm4sr.training.checkpoint import Progress, load_state, save_state, snapshot
+from hm4sr.training.settings import Experiment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model and what training it showed.
+
+    Attributes:
+        model: with the weights of the best epoch.
+        progress: validation and losses of every epoch.
+        ranks: rank of every target, for "valid" and "test".
+        report: metrics, time and memory, as in report.json.
+    """
+
+    model: SeqRecModel
+    progress: Progress
+    ranks: dict[str, RankedTargets]
+    report: dict[str, Any]
+
+
+def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) -> SeqRecModel:
+    """A fresh model with weights drawn from the experiment's seed."""
+    rng = torch_generator(experiment.seed, "model")
+    model = experiment.model_class(experiment.model_settings(), build_catalog(dataset, experiment), rng)
+    if device.type != "cpu":
+        model.rng = torch_generator(experiment.seed, "model", str(device))
+        for module in model.modules():
+            if hasattr(module, "rng"):
+                module.rng = model.rng
+    return model.to(device)
+
+
+def train(
+    experiment: Experiment,
+    dataset: Dataset,
+    state_folder: Path | None = None,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainedModel:
+    """Train until validation stops improving, then judge the best epoch once on the test part.
+
+    Args:
+        experiment: all settings.
+        dataset: prepared data.
+        state_folder: where the state after each epoch is kept; None keeps nothing.
+        resume: continue from that folder's state.
+        on_epoch: called with each epoch's row of metrics.
+
+    Raises:
+        UserError: nothing to train on, a state that does not fit, or a loss that is not a number.
+    """
+    settings = experiment.train
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    keep_freed_memory()
+    device = choose_device(settings.device)
+    model = build_model(experiment, dataset, device)
+    model.matmul_dtype = choose_precision(settings.precision, device)
+    batches = _training_batches(experiment, dataset, model)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    progress, best = Progress(), snapshot(model)
+    if resume and state_folder is not None:
+        progress, best = load_state(state_folder, model, optimizer)
+        logger.info("resumed after epoch %d", progress.epoch)
+    logger.info(
+        "%s on %s: %s parameters, %s targets an epoch, %s, matrix products in %s",
+        experiment.model["name"],
+        dataset.name,
+        f"{model.num_parameters():,}",
+        f"{batches.num_targets:,}",
+        device,
+        str(model.matmul_dtype).removeprefix("torch."),
+    )
+    while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
+        started = time.perf_counter()
+        losses = _train_epoch(model, optimizer, batches, experiment.seed, progress.epoch + 1, device)
+        trained = time.perf_counter()
+        valid = summarise(rank_part(model, dataset.events, "valid", device).ranks, experiment.evaluate.ks)
+        if not valid:
+            raise UserError(f"{dataset.path} has no validation targets: prepare it with longer histories.")
+        progress.epoch += 1
+        row = {
+            "epoch": progress.epoch,
+            "losses": losses,
+            "valid": valid,
+            "train_seconds": round(trained - started, 3),
+            "valid_seconds": round(time.perf_counter() - trained, 3),
+        }
+        progress.metrics.append(row)
+        if valid[settings.monitor] > progress.best_score:
+            progress.best_score, progress.best_epoch = valid[settings.monitor], progress.epoch
+            best = snapshot(model)
+        logger.info("%s", describe_epoch(row, settings.monitor, progress))
+        if state_folder is not None:
+            save_state(state_folder, progress, model, optimizer, best)
+        if on_epoch:
+            on_epoch(row)
+    model.load_state_dict(best)
+    model.eval()
+    ranks = {part: rank_part(model, dataset.events, part, device) for part in ("valid", "test")}
+    return TrainedModel(model, progress, ranks, _report(experiment, dataset, model, progress, ranks))
+
+
+def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecModel) -> TrainingBatches:
+    parallel = experiment.train.parallel
+    if parallel and not model.parallel:
+        raise UserError(
+            f"train.parallel = true is not exact for {model.name}, whose positions see later events: leave it out."
+        )
+    windows = training_windows(
+        dataset.events,
+        experiment.data.max_length,
+        model.parallel if parallel is None else parallel,
+        experiment.data.window_context,
+    )
+    if not len(windows):
+        raise UserError(f"{dataset.path} has no training targets: prepare it with longer histories.")
+    return TrainingBatches(dataset.events, windows, experiment.train.batch_targets)
+
+
+def _train_epoch(
+    model: SeqRecModel,
+    optimizer: torch.optim.Optimizer,
+    batches: TrainingBatches,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Learn every target once; returns the mean of each loss term."""
+    model.train()
+    sums: dict[str, Tensor] = {}
+    groups = batches.epoch(numpy_generator(seed, "batches", epoch))
+    for windows in track(groups, f"epoch {epoch}", len(groups), "step"):
+        batch = make_batch(batches.log, windows).to(device)
+        terms = model.losses(batch)
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        for name, term in terms.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach()
+    means = {name: float(total) / len(groups) for name, total in sums.items()}
+    if not all(math.isfinite(mean) for mean in means.values()):
+        raise UserError(f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again.")
+    return means
+
+
+def describe_epoch(row: dict[str, Any], monitor: str, progress: Progress) -> str:
+    """One line about an epoch."""
+    losses = " ".join(f"{name} {value:.4f}" for name, value in row["losses"].items())
+    best = "best" if progress.best_epoch == row["epoch"] else f"best {progress.best_score:.4f} at {progress.best_epoch}"
+    return (
+        f"epoch {row['epoch']:3d}  {losses}  valid {monitor} {row['valid'][monitor]:.4f} ({best})  "
+        f"{row['train_seconds']:.1f} s + {row['valid_seconds']:.1f} s"
+    )
+
+
+def _report(
+    experiment: Experiment,
+    dataset: Dataset,
+    model: SeqRecModel,
+    progress: Progress,
+    ranks: dict[str, RankedTargets],
+) -> dict[str, Any]:
+    seconds = sorted(row["train_seconds"] for row in progress.metrics)
+    valid_seconds = sorted(row["valid_seconds"] for row in progress.metrics)
+    return {
+        "model": experiment.model["name"],
+        "dataset": dataset.name,
+        "seed": experiment.seed,
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "seconds_per_epoch": seconds[len(seconds) // 2],
+        "seconds_per_validation": valid_seconds[len(valid_seconds) // 2],
+        "peak_memory_mb": round(_peak_memory_mb()),
+        "parameters": model.num_parameters(),
+        **{part: summarise(ranked.ranks, experiment.evaluate.ks) for part, ranked in ranks.items()},
+    }
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,111 @@
+"""What one training run is: an experiment file, typed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from hm4sr.config import Config, override, read_toml
+from hm4sr.errors import UserError
+from hm4sr.models import get_model
+from hm4sr.models.base import ModelConfig, SeqRecModel
+from hm4sr.runtime import Precision
+
+
+class DataConfig(Config):
+    """Which data, and how it is cut."""
+
+    path: Path
+    """Folder of the prepared data set; a relative one is looked up from the current folder."""
+    features: tuple[str, ...] | None = None
+    """Modalities beside the ID, by the names under features/; left out, all that were extracted."""
+    max_length: int = Field(50, gt=0)
+    """Events of a history that a model sees (L)."""
+    window_context: int = Field(0, ge=0)
+    """Events that a further window of a long training history repeats from the one before it."""
+
+
+class TrainConfig(Config):
+    """How a model is trained."""
+
+    epochs: int = Field(100, gt=0)
+    """Most epochs."""
+    patience: int = Field(10, gt=0)
+    """Epochs without a better validation score after which training stops."""
+    monitor: str = "ndcg@20"
+    """Validation metric that decides on the best epoch."""
+    batch_targets: int = Field(1024, gt=0)
+    """Targets of a step, roughly."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """Step size of Adam."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty of Adam."""
+    parallel: bool | None = None
+    """Learn at all positions of a history at once; left out, wherever that is exact for the model."""
+    precision: Precision = "auto"
+    """Number format of the large matrix products: auto takes bfloat16 where the hardware multiplies it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    threads: int = Field(0, ge=0)
+    """Processor threads; 0 leaves the choice to torch."""
+
+
+class EvaluateConfig(Config):
+    """What is measured."""
+
+    ks: tuple[int, ...] = (5, 10, 20)
+    """Cut-offs of NDCG, MRR and Hit."""
+
+
+class Experiment(Config):
+    """One run: data, model, training, evaluation and seed."""
+
+    data: DataConfig
+    model: dict[str, Any]
+    """`name`, and the settings of that model."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    seed: int = Field(1, ge=0, lt=2**31)
+    """Seed of all generators."""
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> "Experiment":
+        """Read a TOML file and apply `key=value` overrides.
+
+        Raises:
+            UserError: the file, a key or a value is wrong; the message names it.
+        """
+        return cls.build(override(read_toml(path), overrides), str(path))
+
+    @classmethod
+    def build(cls, values: dict[str, Any], where: str) -> "Experiment":
+        """Check nested values, the model's settings included."""
+        experiment = cls.parse(values, where)
+        experiment.model_settings(where)
+        known = {f"{name}@{k}" for name in ("ndcg", "mrr", "hit") for k in experiment.evaluate.ks}
+        if experiment.train.monitor not in known:
+            raise UserError(
+                f"{where}: train.monitor = {experiment.train.monitor!r} is not measured: "
+                f"take one of {', '.join(sorted(known))}, or add its cut-off to evaluate.ks."
+            )
+        if experiment.data.window_context >= experiment.data.max_length:
+            raise UserError(f"{where}: data.window_context must be less than data.max_length: lower it.")
+        return experiment
+
+    @property
+    def model_class(self) -> type[SeqRecModel]:
+        """The model that `model.name` names."""
+        if "name" not in self.model:
+            raise UserError("the key 'model.name' is missing: add for example name = \"hm4sr\" under [model].")
+        return get_model(self.model["name"])
+
+    def model_settings(self, where: str = "model") -> ModelConfig:
+        """The model's own settings, checked."""
+        values = {key: value for key, value in self.model.items() if key != "name"}
+        return self.model_class.Config.parse(values, f"{where} [model]")
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values with every default spelt out, for the run folder."""
+        settings = self.model_settings().model_dump(mode="json")
+        return {**self.model_dump(mode="json"), "model": {"name": self.model["name"], **settings}}
