@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from hm4sr.data.catalogue import count_missing_pictures
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.prepare import PrepareConfig, prepare
 
@@ -39,9 +40,9 @@ def _rule_options(function: Callable[..., None]) -> Callable[..., None]:
 def command(interactions: Path, items: Path, out: Path, force: bool, **rules: Any) -> None:
     """Turn raw interactions and a catalogue into a prepared data set.
 
-    Duplicates are dropped, users and items with few interactions removed until all have enough, histories sorted by
-    time; the last interaction of each user becomes the test target, the one before the validation target. The same
-    input gives the same bytes. The raw files are only read.
+    Duplicates are dropped, users and items with few interactions removed until all have enough, histories
+    sorted by time; the last interaction of each user becomes the test target, the one before the validation
+    target. The same input gives the same bytes. The raw files are only read.
     """
     given = {name: value for name, value in rules.items() if value is not None}
     if "text_columns" in given:
@@ -52,8 +53,9 @@ def command(interactions: Path, items: Path, out: Path, force: bool, **rules: An
 
 def summary(dataset: Dataset) -> str:
     """The statistics of a prepared data set as an aligned table."""
-    numbers = dataset.manifest["statistics"]
-    separator = numbers["category_separator"]
+    numbers, rules = dataset.manifest["statistics"], dataset.manifest["rules"]
+    how = "recognised" if rules["time_unit"] == "auto" else "as set"
+    missing = count_missing_pictures(dataset.items["image"], rules["image_root"])
     lines = {
         "users": f"{numbers['users']:,}",
         "items": f"{numbers['items']:,}",
@@ -62,11 +64,20 @@ def summary(dataset: Dataset) -> str:
         "avg. actions / item": f"{numbers['actions_per_item']:.2f}",
         "sparsity": f"{numbers['sparsity']:.2%}",
         "time range": f"{numbers['first_date']} to {numbers['last_date']}",
-        "time unit": f"{numbers['time_unit']} ({dataset.manifest['rules']['time_unit']})",
-        "categories divided by": f"'{separator}'" if separator else "nothing, a cell is one category",
+        "time unit": f"{numbers['time_unit']} ({how})",
+        "categories divided by": _separator(numbers, rules["category_separator"] == "auto"),
         "rows read": f"{numbers['rows_read']:,}",
     }
     lines |= {f"removed: {rule.replace('_', ' ')}": f"{n:,}" for rule, n in numbers["rows_removed"].items()}
     lines |= {f"items with {name}": f"{n:,}" for name, n in numbers["items_with"].items()}
+    if missing:
+        lines["pictures not found"] = f"{missing:,} of them, below {rules['image_root']}"
     width = max(map(len, lines))
     return "\n".join([f"{dataset.path}", *(f"  {name:<{width}}  {value}" for name, value in lines.items())])
+
+
+def _separator(numbers: dict[str, Any], recognised: bool) -> str:
+    if numbers["category_separator"]:
+        return f"'{numbers['category_separator']}' ({'recognised' if recognised else 'as set'})"
+    seen = " and ".join(f"'{mark}'" for mark in numbers["category_separators_seen"])
+    return f"nothing: {seen} all occur, choose with --category-separator" if seen else "nothing"

@@ -19,7 +19,7 @@ class Catalogue:
     """A raw items file.
 
     Attributes:
-        table: its needed columns.
+        table: its needed columns, each of strings or of lists of strings.
         id: name of the column of item ids, which are unique.
         fields: names of the columns of title, category, brand and image, where they exist.
         text_columns: columns that make the text instead of title, categories and brand.
@@ -33,7 +33,7 @@ class Catalogue:
     @property
     def ids(self) -> pl.Series:
         """Item ids in the file's order."""
-        return self.table.frame[self.id].cast(pl.String)
+        return self.table.frame[self.id]
 
 
 def read_catalogue(
@@ -55,15 +55,24 @@ def read_catalogue(
     Raises:
         UserError: see `read_table`; an id is empty or occurs twice.
     """
-    required = {"--item-column": id_column} | {f"--{name}-column": fields[name] for name in explicit}
-    required |= {
-        f"--text-columns, number {number},": name for number, name in enumerate(text_columns, start=1)
-    }
+    required = [("--item-column", id_column), *((f"--{name}-column", fields[name]) for name in explicit)]
+    required += [("--text-columns", column) for column in text_columns]
     table = read_table(path, required, optional=list(fields.values()), ids=[id_column])
-    present = {name: column for name, column in fields.items() if column in table.frame.columns}
-    catalogue = Catalogue(table, id_column, present, text_columns)
+    frame = table.frame.with_columns(_as_text(table, column) for column in table.frame.columns)
+    present = {name: column for name, column in fields.items() if column in frame.columns}
+    catalogue = Catalogue(Table(path, frame, table.separator), id_column, present, text_columns)
     _check_ids(catalogue)
     return catalogue
+
+
+def _as_text(table: Table, column: str) -> pl.Series:
+    """A column as strings or as lists of strings."""
+    cells = table.frame[column]
+    try:
+        return cells.cast(pl.List(pl.String) if isinstance(cells.dtype, pl.List) else pl.String)
+    except pl.exceptions.PolarsError as error:
+        what = f"{column} is of type {cells.dtype}"
+        raise UserError(f"{table.path}: {what}: write it as text or as lists of text.") from error
 
 
 def _check_ids(catalogue: Catalogue) -> None:
@@ -82,21 +91,26 @@ def _check_ids(catalogue: Catalogue) -> None:
         )
 
 
-def category_separator(catalogue: Catalogue, setting: str) -> str | None:
+def category_separator(catalogue: Catalogue, setting: str) -> tuple[str | None, list[str]]:
     """What divides the names in a category cell: `setting`, or under "auto" the only known one that occurs.
 
     Returns:
-        None where a cell is one category: "none" was set, there are no such cells, none of " > ", "|" and ";"
-        occurs, or several of them do; and for columns of lists.
+        the separator, None where a cell is one category (or a list of them); and those of `SEPARATORS` that
+        were seen under "auto": if there are several, none is taken.
     """
     column = catalogue.fields.get("category")
     if column is None or setting in ("none", "") or catalogue.table.frame[column].dtype != pl.String:
-        return None
+        return None, []
     if setting != "auto":
-        return setting
+        return setting, []
     cells = catalogue.table.frame[column]
-    found = [mark for mark in SEPARATORS if cells.str.contains(mark, literal=True).any()]
-    return found[0] if len(found) == 1 else None
+    seen = [mark for mark in SEPARATORS if cells.str.contains(mark, literal=True).any()]
+    return (seen[0] if len(seen) == 1 else None), seen
+
+
+def count_missing_pictures(images: pl.Series, root: str | None) -> int:
+    """How many of the paths of an items table lead to no file below `root`."""
+    return sum(not Path(root or "", path).is_file() for path in images.drop_nulls().to_list())
 
 
 def build_items(
@@ -111,7 +125,7 @@ def build_items(
         image_root: folder that the paths of pictures are relative to.
 
     Returns:
-        columns item_id, title, brand, categories (list), text, image; null where something is missing.
+        columns item_id, title, brand, categories (list, maybe empty), text, image; a missing text is null.
 
     Raises:
         UserError: a picture's path leads out of `image_root` or is not a path.
@@ -142,33 +156,28 @@ def _field(frame: pl.DataFrame, column: str | None) -> pl.Series:
     """A column as stripped strings, empty = null; lists are joined by a space."""
     if column is None:
         return pl.Series([None] * len(frame), dtype=pl.String)
-    kind = frame[column].dtype
-    cells = (
-        pl.col(column).cast(pl.List(pl.String)).list.join(" ")
-        if isinstance(kind, pl.List)
-        else pl.col(column)
-    )
-    return frame.select(_clean(cells.cast(pl.String)))[column]
+    cells = pl.col(column)
+    if isinstance(frame[column].dtype, pl.List):
+        cells = cells.list.join(" ", ignore_nulls=True)
+    return frame.select(_clean(cells))[column]
 
 
 def _categories(frame: pl.DataFrame, column: str | None, separator: str | None) -> pl.Series:
-    """Distinct names of each item in the order of the cell; null where there are none."""
+    """Distinct names of each item in the order of the cell; an empty list where there are none."""
     if column is None:
-        return pl.Series([None] * len(frame), dtype=pl.List(pl.String))
-    if isinstance(frame[column].dtype, pl.List):
-        lists = pl.col(column).cast(pl.List(pl.String))
-    else:
-        cells = pl.col(column).cast(pl.String)
-        lists = cells.str.split(separator) if separator else pl.concat_list(cells)
+        return pl.Series([[]] * len(frame), dtype=pl.List(pl.String))
+    lists = pl.col(column)
+    if not isinstance(frame[column].dtype, pl.List):
+        lists = lists.str.split(separator) if separator else pl.concat_list(lists)
     names = lists.list.eval(_clean(pl.element())).list.drop_nulls().list.unique(maintain_order=True)
-    return frame.select(pl.when(names.list.len() > 0).then(names).alias(column))[column]
+    return frame.select(names.fill_null(pl.lit([], dtype=pl.List(pl.String))))[column]
 
 
 def _text(
     frame: pl.DataFrame, catalogue: Catalogue, title: pl.Series, categories: pl.Series, brand: pl.Series
 ) -> pl.Series:
     """`title. categories brand.` (paper, 5.1.1) or `column. column.`, with what is missing left out."""
-    names = categories.list.join(" ")
+    names = pl.select(_clean(pl.lit(categories).list.join(" "))).to_series()
     if catalogue.text_columns:
         category = catalogue.fields.get("category")
         sentences = [names if c == category else _field(frame, c) for c in catalogue.text_columns]
@@ -183,20 +192,24 @@ def _text(
 def _images(paths: pl.Series, rows: pl.Series, table: Table, root: Path) -> pl.Series:
     """Paths relative to `root`, with forward slashes."""
     relative: list[str | None] = []
-    for index, path in enumerate(paths.to_list()):
-        if path is None:
-            relative.append(None)
-            continue
-        if "://" in path:
-            message = f"{path!r} is a web address: download the pictures and give their paths"
-            raise UserError(f"{table.place(rows[index])}: {message}.")
-        inside = Path(
-            os.path.relpath(root / path, root) if Path(path).is_absolute() else os.path.normpath(path)
-        )
-        if inside.is_absolute() or ".." in inside.parts:
-            message = (
-                f"picture {path!r} lies outside {root}: set --image-root to a folder that holds all pictures"
-            )
-            raise UserError(f"{table.place(rows[index])}: {message}.")
-        relative.append(inside.as_posix())
+    for row, path in zip(rows.to_list(), paths.to_list(), strict=True):
+        inside = None if path is None else _below(path, root)
+        if path is not None and inside is None:
+            if "://" in path:
+                what, advice = "is a web address", "download the pictures and give their paths"
+            else:
+                what, advice = f"lies outside {root}", "set --image-root to a folder that holds all pictures"
+            raise UserError(f"{table.place(row)}: picture {path!r} {what}: {advice}.")
+        relative.append(inside)
     return pl.Series(relative, dtype=pl.String)
+
+
+def _below(path: str, root: Path) -> str | None:
+    """The path relative to `root`, or None if it lies outside or is a web address."""
+    if "://" in path:
+        return None
+    if Path(path).is_absolute():
+        place = Path(path)
+        path = os.path.relpath(place.parent.resolve() / place.name, root)
+    inside = Path(os.path.normpath(path))
+    return None if ".." in inside.parts else inside.as_posix()

@@ -4,7 +4,7 @@ import codecs
 import csv
 import difflib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Table:
     separator: str | None
 
     def place(self, row: int) -> str:
-        """Where row `row` (from 0) stands: file and line (CSV, header included) or row number (Parquet), from 1."""
+        """Where row `row` (from 0) stands: file and line (CSV, the header is 1) or row (Parquet, from 1)."""
         if self.separator is None:
             return f"{self.path}, row {row + 1}"
         for index, (line, _) in enumerate(_records(self.path, self.separator)):
@@ -44,13 +44,13 @@ class Table:
 
 
 def read_table(
-    path: Path, required: Mapping[str, str], optional: Sequence[str] = (), ids: Sequence[str] = ()
+    path: Path, required: Sequence[tuple[str, str]], optional: Sequence[str] = (), ids: Sequence[str] = ()
 ) -> Table:
     """Read some columns of a CSV, TSV or Parquet file.
 
     Args:
         path: the file; its ending says what it is.
-        required: column names by the option that sets them, which error messages name.
+        required: pairs of an option, which error messages name, and the column that it asks for.
         optional: columns that may be absent.
         ids: columns to return as Categorical, whatever they are in the file, so that each text is kept once.
 
@@ -69,7 +69,7 @@ def vocabulary(table: Table, column: str) -> tuple[NDArray[np.int32], pl.Series]
     """Number the distinct texts of an id column of a table.
 
     Returns:
-        number of each row's text (from 0), and the texts, sorted bytewise: independent of the order of the rows.
+        number of each row's text (from 0), and the texts, sorted bytewise, whatever the order of the rows.
 
     Raises:
         UserError: a cell is empty.
@@ -81,10 +81,8 @@ def vocabulary(table: Table, column: str) -> tuple[NDArray[np.int32], pl.Series]
     texts = distinct.cast(pl.String)
     blank = texts.str.strip_chars() == ""
     if blank.any():
-        texts_of_blank = texts.filter(blank)
-        raise _empty_cell(
-            table, column, int(cells.cast(pl.String).is_in(texts_of_blank.implode()).arg_max() or 0)
-        )
+        rows = cells.cast(pl.String).str.strip_chars() == ""
+        raise _empty_cell(table, column, int(rows.arg_max() or 0))
     order = texts.arg_sort().to_numpy()
     places = distinct.to_physical().to_numpy()[order]
     numbers = np.empty(int(places.max()) + 1, dtype=np.int32)
@@ -96,7 +94,9 @@ def _empty_cell(table: Table, column: str, row: int) -> UserError:
     return UserError(f"{table.place(row)}: {column} is empty: fill it in or remove the row.")
 
 
-def _read(path: Path, required: Mapping[str, str], optional: Sequence[str], ids: Sequence[str]) -> Table:
+def _read(
+    path: Path, required: Sequence[tuple[str, str]], optional: Sequence[str], ids: Sequence[str]
+) -> Table:
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a CSV, TSV or Parquet file.")
     if not path.exists():
@@ -117,14 +117,18 @@ def _read(path: Path, required: Mapping[str, str], optional: Sequence[str], ids:
     return Table(path, frame, separator)
 
 
-def _choose(path: Path, names: list[str], required: Mapping[str, str], optional: Sequence[str]) -> list[str]:
-    for option, column in required.items():
+def _choose(
+    path: Path, names: list[str], required: Sequence[tuple[str, str]], optional: Sequence[str]
+) -> list[str]:
+    for option, column in required:
         if column not in names:
             close = difflib.get_close_matches(column, names, n=1)
             advice = f"did you mean {option} {close[0]}?" if close else f"name the right one with {option}."
             shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
             raise UserError(f"{path} has no column {column!r} (it has: {shown}); {advice}")
-    wanted = list(dict.fromkeys([*required.values(), *(name for name in optional if name in names)]))
+    wanted = list(
+        dict.fromkeys([*(column for _, column in required), *(name for name in optional if name in names)])
+    )
     for name in wanted:
         if names.count(name) > 1:
             raise UserError(f"{path} has {names.count(name)} columns named {name!r}: rename all but one.")
@@ -146,18 +150,18 @@ def _read_csv(
     path: Path, separator: str, names: list[str], wanted: list[str], ids: Sequence[str]
 ) -> pl.DataFrame:
     columns = [pl.col(name).cast(pl.Categorical) if name in ids else pl.col(name) for name in wanted]
+    last = pl.nth(-1).is_null().alias(_LAST)
     try:
-        lines = pl.scan_csv(path, separator=separator, infer_schema=False)
-        last = pl.nth(-1).is_null().alias(_LAST)
+        lines = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
         frame = lines.select(*columns, last).collect(engine="streaming")
+        if frame[_LAST].any():
+            _refuse_short_rows(path, separator, len(names))
     except pl.exceptions.PolarsError as error:
-        raise _explain(path, separator, len(names), error) from error
-    if frame[_LAST].any():
-        _refuse_short_rows(path, separator, len(names))
+        raise _explain(path, separator, len(names)) from error
     return frame.drop(_LAST)
 
 
-def _explain(path: Path, separator: str, width: int, error: Exception) -> UserError:
+def _explain(path: Path, separator: str, width: int) -> UserError:
     """The sentence for a CSV file that polars refuses: find the line at fault, slowly."""
     try:
         for line, cells in _records(path, separator):
@@ -165,12 +169,13 @@ def _explain(path: Path, separator: str, width: int, error: Exception) -> UserEr
                 _utf8(cell, path, line)
             if len(cells) != width:
                 return _ragged(path, line, len(cells), width)
-    except csv.Error:
-        return UserError(f"{path} has a quoted cell that never ends: close its quotation mark.")
     except UserError as found:
         return found
-    reason = str(error).split("\n")[0].rstrip(".")
-    return UserError(f"{path} cannot be read ({reason}): check its quotation marks.")
+    with path.open("rb") as stream:
+        odd = next((line for line, text in enumerate(stream, start=1) if text.count(b'"') % 2), None)
+    where = f"{path}, line {odd}" if odd else str(path)
+    advice = "write a cell with quotation marks as " + '"a ""quoted"" word".'
+    return UserError(f"{where} has a stray quotation mark: {advice}")
 
 
 def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
@@ -184,7 +189,13 @@ def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
         line, count = next(((line, count) for line, count in counts if count != width), (0, 0))
     else:
         whole = pl.scan_csv(
-            path, separator="\x1e", quote_char=None, has_header=False, schema={"line": pl.String}
+            path,
+            separator="\x1e",
+            quote_char=None,
+            has_header=False,
+            schema={"line": pl.String},
+            truncate_ragged_lines=True,
+            glob=False,
         )
         cells = pl.col("line").str.count_matches(separator, literal=True).fill_null(-1) + 1
         short = pl.col("cells") != width

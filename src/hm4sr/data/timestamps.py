@@ -48,8 +48,8 @@ def read_times(column: pl.Series, unit: TimeUnit, place: Callable[[int], str]) -
 
     Args:
         column: strings, integers, floats with integral values, dates or datetimes.
-        unit: unit of the numbers, `iso` for dates as written, or `auto` to decide from the whole column: the one
-            unit in which every value lies in the years 1980 to 2100.
+        unit: unit of the numbers, `iso` for dates as written, or `auto` to decide from the whole column: the
+            one unit in which every value lies in the years 1980 to 2100.
         place: says where a row stands, for error messages.
 
     Raises:
@@ -175,7 +175,7 @@ class _Reader:
 
 
 def _parse_iso(texts: pl.Series) -> pl.DataFrame:
-    """Columns ticks (microseconds since 1970, UTC; null if unreadable), naive and zoned (bool; dates are neither)."""
+    """Columns ticks (microseconds since 1970; null if unreadable), naive and zoned (a date is neither)."""
     parts = texts.str.strip_chars().str.extract_groups(_ISO).struct.unnest()
     number = {name: pl.col(name).cast(pl.Int64).fill_null(0) for name in ("hour", "minute", "second")}
     zone = pl.col("zone")

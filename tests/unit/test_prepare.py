@@ -1,0 +1,332 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from hm4sr.data.dataset import Dataset
+from hm4sr.data.interactions import Interactions, compact, deduplicate, k_core, leave_one_out, order, tie_keys
+from hm4sr.data.prepare import PrepareConfig, prepare
+from hm4sr.errors import UserError
+
+SMALL = {"min_user_events": 1, "min_item_events": 1}
+LOG = "user_id,item_id,timestamp\n007,a,1405296000\n007,b,1405296001\n007,c,1405296002\n8,a,1405296000\n"
+ITEMS = "item_id,title\na,A\nb,B\nc,C\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    class Files:
+        out = tmp_path / "out"
+
+        def write(self, name, content):
+            path = tmp_path / name
+            if isinstance(content, pl.DataFrame):
+                content.write_parquet(path)
+            else:
+                path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            return path
+
+        def prepare(self, log=LOG, items=ITEMS, force=False, **rules):
+            kinds = ["parquet" if isinstance(content, pl.DataFrame) else "csv" for content in (log, items)]
+            paths = [
+                self.write(f"{name}.{kind}", content)
+                for name, kind, content in zip(["log", "items"], kinds, [log, items], strict=True)
+            ]
+            return prepare(*paths, self.out, PrepareConfig.parse(SMALL | rules, "test"), force)
+
+        def refuses(self, message, **arguments):
+            with pytest.raises(UserError, match=message) as caught:
+                self.prepare(**arguments)
+            assert "\n" not in str(caught.value)
+            assert not self.out.exists()
+            assert not list(tmp_path.glob(".*"))
+
+    return Files()
+
+
+def log_of(*rows):
+    users, items, ticks = np.array(rows).T
+    return Interactions(users.astype(np.int32), items.astype(np.int32), ticks.astype(np.int64))
+
+
+def test_the_prepared_tables(files):
+    data = files.prepare()
+    assert data.users.rows() == [("007", 3, 1, 2), ("8", 1, 1, 1)]
+    assert data.items["item_id"].to_list() == ["a", "b", "c"]
+    assert data.items["text"].to_list() == ["A.", "B.", "C."]
+    assert data.events.items.tolist() == [1, 2, 3, 1]
+    assert data.events.times.tolist() == [1405296000, 1405296001, 1405296002, 1405296000]
+    assert Dataset.open(files.out).manifest == data.manifest
+    assert data.manifest["statistics"]["rows_read"] == 4
+    assert data.manifest["sources"][0]["name"] == "log.csv"
+
+
+def test_column_types_on_disk(files):
+    files.prepare()
+    events = pl.read_parquet_schema(files.out / "events.parquet")
+    assert dict(events) == {"user": pl.Int32, "item": pl.Int32, "time": pl.Int64}
+    users = pl.read_parquet_schema(files.out / "users.parquet")
+    assert dict(users) == {
+        "user_id": pl.String,
+        "events": pl.Int64,
+        "train_end": pl.Int64,
+        "valid_end": pl.Int64,
+    }
+    text = dict.fromkeys(["item_id", "title", "brand", "text", "image"], pl.String)
+    items = pl.read_parquet_schema(files.out / "items.parquet")
+    assert dict(items) == text | {"categories": pl.List(pl.String)}
+
+
+def test_deduplicate_keeps_the_first_in_the_file_and_the_earliest_pair():
+    log = log_of((0, 1, 5), (0, 1, 3), (0, 1, 5), (1, 1, 5), (0, 2, 5))
+    assert deduplicate(log, "event").tolist() == [True, True, False, True, True]
+    assert deduplicate(log, "pair").tolist() == [False, True, False, True, True]
+    assert deduplicate(log, "keep").all()
+
+
+def test_k_core_repeats_until_nothing_changes():
+    # Item 2 falls with too few events, then user 1, then item 1.
+    users = np.array([0, 0, 1, 1, 2, 2, 2], dtype=np.int32)
+    items = np.array([0, 0, 1, 2, 0, 0, 1], dtype=np.int32)
+    assert k_core(users, items, 2, 2).tolist() == [True, True, False, False, True, True, False]
+
+
+def test_order_keeps_the_file_order_of_ties_and_sorts_huge_ranges():
+    log = log_of((1, 0, 5), (0, 3, 7), (0, 1, 7), (0, 2, -(2**62)), (0, 0, 2**62))
+    assert order(log).tolist() == [3, 1, 2, 4, 0]
+
+
+def test_hash_ties_depend_on_the_raw_ids_alone():
+    log = log_of((0, 0, 1), (0, 1, 1))
+    keys = tie_keys(log, pl.Series(["u"]), pl.Series(["a", "b"]))
+    assert keys.tolist() == [6393948847120420312, 7857140730177690317]
+    wider = tie_keys(log_of((1, 1, 1), (1, 2, 1)), pl.Series(["t", "u"]), pl.Series(["0", "a", "b"]))
+    assert wider.tolist() == keys.tolist()
+
+
+def test_leave_one_out_leaves_short_histories_whole():
+    train_end, valid_end = leave_one_out(np.array([1, 2, 3, 9]))
+    assert train_end.tolist() == [1, 2, 1, 7]
+    assert valid_end.tolist() == [1, 2, 2, 8]
+
+
+def test_compact_closes_gaps():
+    codes, ids = compact(np.array([3, 1, 3], dtype=np.int32), pl.Series(["a", "b", "c", "d"]))
+    assert codes.tolist() == [1, 0, 1]
+    assert ids.to_list() == ["b", "d"]
+
+
+def test_finer_resolution_than_seconds_still_orders(files):
+    log = "user_id,item_id,timestamp\nu,b,1405296000900\nu,a,1405296000100\n"
+    data = files.prepare(log=log)
+    assert data.events.items.tolist() == [1, 2]
+    assert data.events.times.tolist() == [1405296000, 1405296000]
+
+
+def test_integer_ids_of_parquet_become_decimal_text(files):
+    log = pl.DataFrame({"user_id": [10, 9], "item_id": [2, 1], "timestamp": [1405296000, 1405296000]})
+    data = files.prepare(log=log, items="item_id\n1\n2\n")
+    assert data.users["user_id"].to_list() == ["10", "9"]
+    assert data.items["item_id"].to_list() == ["1", "2"]
+
+
+def test_minimum_rating(files):
+    log = "user_id,item_id,timestamp,stars\nu,a,1405296000,4.5\nu,b,1405296001,3\n"
+    data = files.prepare(log=log, rating_column="stars", min_rating=4)
+    assert data.manifest["statistics"]["rows_removed"]["rating"] == 1
+    assert data.items["item_id"].to_list() == ["a"]
+
+
+def test_text_brand_and_categories(files):
+    log = "user_id,item_id,timestamp\n" + "".join(f"u,{item},1405296000\n" for item in "abcd")
+    items = "item_id,title,category,brand\na,T,X > Y > X,B\nb,,X,\nc,T,,B\nd,, ,\n"
+    data = files.prepare(log=log, items=items)
+    assert data.items["text"].to_list() == ["T. X Y B.", "X.", "T. B.", None]
+    assert data.items["categories"].to_list() == [["X", "Y"], ["X"], [], []]
+    assert data.items["brand"].to_list() == ["B", None, "B", None]
+    assert data.manifest["statistics"]["category_separator"] == " > "
+    assert data.item_categories().tolist() == [[0, 0], [1, 2], [1, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "setting", "names", "seen"),
+    [
+        ("X|Y", "auto", ["X", "Y"], ["|"]),
+        ("X;Y", "auto", ["X", "Y"], [";"]),
+        ("X|Y;Z", "auto", ["X|Y;Z"], ["|", ";"]),
+        ("X|Y;Z", ";", ["X|Y", "Z"], []),
+        ("X|Y", "none", ["X|Y"], []),
+        ("X>Y", "auto", ["X>Y"], []),
+    ],
+)
+def test_category_separators(files, cell, setting, names, seen):
+    log = "user_id,item_id,timestamp\nu,a,1405296000\n"
+    data = files.prepare(log=log, items=f"item_id,category\na,{cell}\n", category_separator=setting)
+    assert data.items["categories"].to_list() == [names]
+    assert data.manifest["statistics"]["category_separators_seen"] == seen
+
+
+def test_lists_of_categories_and_chosen_text_columns(files):
+    items = pl.DataFrame(
+        {"item_id": ["a", "b", "c"], "category": [["X", "", "Y"], [], None], "n": [1, 2, None]}
+    )
+    data = files.prepare(items=items, text_columns=("n", "category"))
+    assert data.items["categories"].to_list() == [["X", "Y"], [], []]
+    assert data.items["text"].to_list() == ["1. X Y.", "2.", None]
+
+
+def test_pictures_are_relative_to_the_root(files, tmp_path):
+    root = tmp_path / "pictures"
+    items = f"item_id,image_path\na,./x/1.jpg\nb,{root}/2.jpg\nc,\n"
+    data = files.prepare(items=items, image_root=root)
+    assert data.items["image"].to_list() == ["x/1.jpg", "2.jpg", None]
+    assert data.manifest["rules"]["image_root"] == str(root)
+
+
+def test_items_without_interactions_or_metadata(files):
+    items = "item_id,title\na,A\nb,B\nz,Z\n"
+    files.refuses(r"items\.csv lacks 1 of the items in .*log\.csv, the first is 'c'", items=items)
+    assert files.prepare(items=items, missing_items="keep").items["title"].to_list() == ["A", "B", None]
+    dropped = files.prepare(items=items, missing_items="drop", force=True)
+    assert dropped.items["item_id"].to_list() == ["a", "b"]
+    assert dropped.manifest["statistics"]["rows_removed"]["missing_items"] == 1
+
+
+H = "user_id,item_id,timestamp\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("", r"log\.csv is empty"),
+        (H, r"log\.csv has no rows below its header"),
+        ("user,item_id,timestamp\nu,a,1\n", "no column 'user_id' .*did you mean --user-column user?"),
+        ("x;y;z\nu;a;1\n", r"no column 'user_id' \(it has: x;y;z\)"),
+        ("user_id,user_id,item_id,timestamp\nu,u,a,1\n", "2 columns named 'user_id'"),
+        (H + "u,a,1405296000\n,a,1405296000\n", "line 3: user_id is empty"),
+        (H + 'u,a,1405296000\nu,"  ",1405296000\n', "line 3: item_id is empty"),
+        (H + 'u,"a\nb",1405296000\nu,a,x\n', "line 4: timestamp 'x' is not a whole number"),
+        (H + "u,a,1405296000\nu,a,1405296000,5\n", "line 3 has 4 cells but the header has 3"),
+        (H + "u,a,1405296000\nu,a\n", "line 3 has 2 cells but the header has 3"),
+        (H + 'u,"a",1405296000\nu,a\n', "line 3 has 2 cells but the header has 3"),
+        (H + "u,a,1405296000\n\nu,a,1405296000\n", "line 3 is blank"),
+        (H + 'u,a,1405296000\nu,5" x,1405296000\n', "line 3 has a stray quotation mark"),
+        (H.encode() + b"u,a,1405296000\nu,\xe9,1405296000\n", "line 3 is not UTF-8"),
+        (H.encode("utf-16"), "is not UTF-8 text"),
+        (pl.DataFrame({"user_id": [1.5], "item_id": ["a"], "timestamp": [1]}), "user_id is of type Float64"),
+        (
+            pl.DataFrame({"user_id": ["u", None], "item_id": ["a"] * 2, "timestamp": [1] * 2}),
+            "row 2: user_id is",
+        ),
+    ],
+)
+def test_mistakes_in_interactions(files, log, message):
+    files.refuses(message, log=log)
+
+
+@pytest.mark.parametrize(
+    ("items", "rules", "message"),
+    [
+        ("item_id\na\nb\na\n", {}, r"items\.csv, line 4: item 'a' stands already in line 2"),
+        ("item_id\na\n \n", {}, r"items\.csv, line 3: item_id is empty"),
+        (ITEMS, {"brand_column": "maker"}, "no column 'maker' .* --brand-column"),
+        (ITEMS, {"text_columns": ["titel"]}, "did you mean --text-columns title?"),
+        (ITEMS, {"min_user_events": 9}, r"4 rows and none is left \(removed: k core 4\)"),
+        (ITEMS, {"rating_column": "r"}, "--rating-column has no effect alone"),
+        (ITEMS, {"item_column": "user_id"}, "no column 'user_id'"),
+        (ITEMS, {"time_column": "item_id"}, "--item-column and --time-column both name 'item_id'"),
+        ("item_id,image_path\na,../x.jpg\nb,\nc,\n", {}, r"line 2: picture '\.\./x\.jpg' lies outside"),
+        ("item_id,image_path\na,\nb,http://x/1.jpg\nc,\n", {}, "line 3: picture .* is a web address"),
+        (pl.DataFrame({"item_id": ["a"], "title": [{"x": 1}]}), {}, None),
+    ],
+)
+def test_mistakes_in_items_and_rules(files, items, rules, message):
+    if message is None:  # whatever polars makes of a struct, it is no traceback
+        with pytest.raises(UserError):
+            files.prepare(items=items, **rules)
+    else:
+        files.refuses(message, items=items, **rules)
+
+
+def test_mistakes_in_paths(files, tmp_path):
+    log, items = files.write("log.csv", LOG), files.write("items.csv", ITEMS)
+    cut = files.write("cut.parquet", b"PAR1 and then nothing more of use")
+    for wrong, message in [
+        (tmp_path / "none.csv", "does not exist"),
+        (tmp_path, "is a folder"),
+        (cut, "is not a readable Parquet file"),
+        (files.write("log.txt", LOG), r"ends in \.txt: give a file that ends in"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            prepare(wrong, items, files.out)
+    with pytest.raises(UserError, match=r"is a file: give the name of a folder"):
+        prepare(log, items, items)
+    with pytest.raises(UserError, match=r"takes no folders"):
+        prepare(log, items, items / "below")
+    with pytest.raises(UserError, match=r"holds something else than a prepared data set"):
+        prepare(log, items, tmp_path, force=True)
+
+
+def test_a_truncated_parquet_file(files):
+    whole = files.write("whole.parquet", pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]}))
+    content = whole.read_bytes()
+    items = files.write("items.csv", ITEMS)
+    for length in (4, len(content) // 2, len(content) - 1):
+        with pytest.raises(UserError, match="is not a readable Parquet file"):
+            prepare(files.write("cut.parquet", content[:length]), items, files.out)
+
+
+def test_an_existing_data_set_is_replaced_only_with_force(files):
+    first = files.prepare()
+    with pytest.raises(UserError, match="add --force"):
+        files.prepare()
+    (files.out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"something else than a prepared data set \(notes\.txt\)"):
+        files.prepare(force=True)
+    (files.out / "notes.txt").unlink()
+    assert files.prepare(force=True).hashes == first.hashes
+
+
+def test_force_never_removes_the_sources(files):
+    data = files.prepare()
+    inside = data.path / "features" / "items.csv"
+    inside.parent.mkdir()
+    inside.write_text(ITEMS)
+    with pytest.raises(UserError, match="lies inside"):
+        prepare(files.write("log.csv", LOG), inside, data.path, PrepareConfig(**SMALL), force=True)
+    assert inside.exists()
+
+
+def test_the_same_input_gives_the_same_bytes(files, tmp_path):
+    files.prepare()
+    first = {file.name: file.read_bytes() for file in files.out.iterdir()}
+    files.out = tmp_path / "elsewhere"
+    files.prepare()
+    assert {file.name: file.read_bytes() for file in files.out.iterdir()} == first
+
+
+def test_tsv_with_a_byte_order_mark_and_windows_line_ends(files, tmp_path):
+    log = files.write("log.tsv", ("\ufeff" + LOG).replace(",", "\t").replace("\n", "\r\n"))
+    data = prepare(log, files.write("items.csv", ITEMS), files.out, PrepareConfig(**SMALL))
+    assert data.users["user_id"].to_list() == ["007", "8"]
+    assert data.events.times.tolist()[0] == 1405296000
+
+
+BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "amazon_beauty"
+
+
+@pytest.mark.skipif(
+    not BEAUTY.is_dir(), reason="needs Amazon Beauty in ../shared/data, which cannot be shipped"
+)
+@pytest.mark.parametrize("duplicates", ["event", "pair"])
+def test_beauty_has_the_size_that_the_paper_reports(tmp_path, duplicates):
+    config = PrepareConfig(duplicates=duplicates)
+    data = prepare(BEAUTY / "interactions.csv", BEAUTY / "items.csv", tmp_path / "beauty", config)
+    statistics = data.manifest["statistics"]
+    assert (statistics["users"], statistics["items"], statistics["actions"]) == (22363, 12101, 198502)
+    raw = pl.read_csv(BEAUTY / "interactions.csv")
+    assert (
+        data.events.times.tolist() == raw["timestamp"].to_list()
+    )  # the file is in the paper's order already
+    assert len(data.events.targets("test")) == len(data.events.targets("valid")) == 22363
