@@ -47,8 +47,7 @@ def deduplicate(log: Interactions, rule: Duplicates) -> NDArray[np.bool_]:
     first, second = (log.ticks, log.items) if rule == "event" else (log.items, log.ticks)
     key = _pack(log.users, first)
     rows = np.argsort(key)
-    equal = key[rows[1:]] == key[rows[:-1]]
-    rows = rows[np.append(equal, False) | np.append(False, equal)]
+    rows = rows[_shared(key[rows])]
     rows = rows[np.lexsort((rows, second[rows], key[rows]))]
     same = key[rows[1:]] == key[rows[:-1]]
     if rule == "event":
@@ -78,9 +77,12 @@ def k_core(
 def order(log: Interactions, tie_keys: NDArray[np.uint64] | None = None) -> NDArray[np.intp]:
     """Row numbers sorted by user, then time; among equals by `tie_keys` and item, or else as in the file."""
     key = _pack(log.users, log.ticks)
-    if tie_keys is None:
-        return np.argsort(key, kind="stable")
-    return np.lexsort((log.items, tie_keys, key))
+    rows = np.argsort(key, kind="stable")
+    if tie_keys is not None:
+        shared = _shared(key[rows])
+        tied = rows[shared]
+        rows[shared] = tied[np.lexsort((log.items[tied], tie_keys[tied], key[tied]))]
+    return rows
 
 
 def tie_keys(log: Interactions, user_ids: pl.Series, item_ids: pl.Series) -> NDArray[np.uint64]:
@@ -121,6 +123,15 @@ def describe(users: int, items: int, seconds: NDArray[np.int64]) -> dict[str, An
         "first_date": _iso(first),
         "last_date": _iso(last),
     }
+
+
+def _shared(key: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each element of a sorted array occurs more than once."""
+    shared = np.zeros(len(key), dtype=np.bool_)
+    equal = key[1:] == key[:-1]
+    shared[1:] |= equal
+    shared[:-1] |= equal
+    return shared
 
 
 def _pack(major: NDArray[np.int32], minor: NDArray[Any]) -> NDArray[np.int64]:

@@ -124,7 +124,10 @@ def _choose(
         if column not in names:
             close = difflib.get_close_matches(column, names, n=1)
             advice = f"did you mean {option} {close[0]}?" if close else f"name the right one with {option}."
-            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            shown = ", ".join(" ".join(name.split())[:60] for name in names[:20])
+            shown += ", ..." if len(names) > 20 else ""
+            if len(names) == 1 and not close and any(mark in names[0] for mark in ",;|\t"):
+                advice = "write commas between the cells of a .csv file and tabs in a .tsv file."
             raise UserError(f"{path} has no column {column!r} (it has: {shown}); {advice}")
     wanted = list(
         dict.fromkeys([*(column for _, column in required), *(name for name in optional if name in names)])

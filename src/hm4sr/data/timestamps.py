@@ -21,7 +21,7 @@ _ISO = (
     r"(?:[T ](?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?"
     r" ?(?<zone>[Zz]|[+-]\d{2}(?::?\d{2})?)?)?$"
 )
-_CHUNK = 1_000_000
+_CHUNK = 200_000
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Reader:
 
     def _texts(self) -> Times:
         numbers = self.column.cast(pl.Int64, strict=False)
-        if numbers.null_count():
+        if numbers.null_count() and self.column.str.contains(r"^\s*[+-]?\d+\.0*\s*$").any():
             # Decimals of integral values are cut off as text: a float would round integers above 2^53.
             cut = self.column.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "$1")
             numbers = cut.cast(pl.Int64, strict=False)
