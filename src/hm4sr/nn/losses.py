@@ -9,6 +9,7 @@ from torch import Tensor
 
 _CHUNK_ELEMENTS = 4_000_000
 """Logits alive at a time: 8 MB in bfloat16, 16 MB in float32."""
+_TINY = 1e-37
 
 
 def full_softmax_loss(
@@ -51,16 +52,12 @@ class _ChunkedSoftmax(torch.autograd.Function):
             logits = rows @ w.T
             if not score_padding:
                 logits[:, 0] = -torch.inf
-            wanted_logit = logits.gather(1, wanted).float()
             if dtype == torch.float32:
-                total += (logits.logsumexp(1, keepdim=True) - wanted_logit).sum()
-                probability = logits.softmax(1)
-            else:
-                # One fused pass gives the probabilities; the log of the largest one gives the normaliser.
-                top, place = logits.max(1, keepdim=True)
-                probability = logits.softmax(1)
-                normaliser = top.float() - probability.gather(1, place).float().log()
-                total += (normaliser - wanted_logit).sum()
+                total += (logits.logsumexp(1, keepdim=True) - logits.gather(1, wanted)).sum()
+            probability = logits.softmax(1)
+            if dtype != torch.float32:
+                # The rounded probabilities are at hand anyway; a second pass for the exact sum would not pay.
+                total -= probability.gather(1, wanted).float().clamp_min(_TINY).log().sum()
             if hidden_gradient is not None and vector_gradient is not None:
                 probability.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w

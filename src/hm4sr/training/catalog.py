@@ -3,7 +3,7 @@
 import torch
 
 from hm4sr.data.dataset import Dataset
-from hm4sr.features.store import feature_names, load_features
+from hm4sr.features.store import load_features
 from hm4sr.training.settings import Experiment
 from hm4sr.types import Catalog
 
@@ -14,14 +14,10 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
     Raises:
         UserError: a modality that the experiment names was never extracted.
     """
-    names: tuple[str, ...] = ()
-    if experiment.model_class.multimodal:
-        asked = experiment.data.features
-        names = tuple(feature_names(dataset)) if asked is None else asked
     categories = dataset.item_categories()
     return Catalog(
         num_items=dataset.num_items,
-        features={name: load_features(dataset, name) for name in names},
+        features={name: load_features(dataset, name) for name in experiment.modalities(dataset)},
         categories=None if categories is None else torch.from_numpy(categories),
         num_categories=len(dataset.category_names),
         clock=dataset.clock(),

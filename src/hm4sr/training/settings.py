@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import Field
 
 from hm4sr.config import Config, override, read_toml
+from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
+from hm4sr.features.store import feature_names
 from hm4sr.models import get_model
 from hm4sr.models.base import ModelConfig, SeqRecModel
 from hm4sr.runtime import Precision
@@ -99,6 +101,12 @@ class Experiment(Config):
         if "name" not in self.model:
             raise UserError("the key 'model.name' is missing: add for example name = \"hm4sr\" under [model].")
         return get_model(self.model["name"])
+
+    def modalities(self, dataset: Dataset) -> tuple[str, ...]:
+        """Names of the features that the model reads from a data set."""
+        if not self.model_class.multimodal:
+            return ()
+        return tuple(feature_names(dataset)) if self.data.features is None else self.data.features
 
     def model_settings(self, where: str = "model") -> ModelConfig:
         """The model's own settings, checked."""

@@ -1,0 +1,31 @@
+"""`hm4sr evaluate`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("evaluate")
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--data", type=click.Path(path_type=Path), help="The prepared data set, if it has moved.")
+@click.option("--part", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@click.option("-k", "ks", type=click.IntRange(min=1), multiple=True, help="Cut-off; repeat for several [default: 5 10 20].")
+def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int, ...]) -> None:
+    """Rank every user's target again with the trained models in RUNS and print their metrics."""
+    from typing import cast
+
+    from hm4sr.cli.output import print_metrics
+    from hm4sr.data.dataset import Part
+    from hm4sr.evaluation.metrics import summarise
+    from hm4sr.evaluation.ranking import rank_part
+    from hm4sr.runtime import choose_device
+    from hm4sr.training.run import Run
+
+    device = choose_device("auto")
+    columns = {}
+    for path in runs:
+        run = Run.open(path)
+        dataset = run.dataset(data)
+        ranked = rank_part(run.load_model(dataset, device), dataset.events, cast(Part, part), device)
+        columns[path.name] = summarise(ranked.ranks, ks or run.experiment.evaluate.ks)
+    print_metrics(columns)
