@@ -168,3 +168,14 @@ def test_command_refuses_a_folder_in_use(tmp_path):
     result = runner.invoke(command, ["--out", str(tmp_path / "mine"), "--force"])
     assert isinstance(result.exception, UserError)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_command_says_in_a_sentence_why_it_cannot_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    runner = CliRunner()
+    for out in ("file", "file/below"):
+        result = runner.invoke(command, ["--out", str(tmp_path / out), "--users", "5", "--items", "50"])
+        assert isinstance(result.exception, UserError), out
+    result = runner.invoke(command, ["--out", str(tmp_path / "new"), "--events", "500"])
+    assert "--events" in str(result.exception)
+    assert not (tmp_path / "new").exists()

@@ -30,25 +30,35 @@ def command(out: Path, preset: str, force: bool, **sizes: int | None) -> None:
     Tastes told by words, tastes told by pictures, seasons and sessions: what a model should find is known,
     because it was put there.
     """
-    _check_output(out.resolve(), force)
+    place = out.resolve()
+    _check_output(place, force)
     given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
-    if preset == "shop":
-        from hm4sr.data.simulate import SimulateConfig, simulate
+    try:
+        click.echo(_shop(place, given) if preset == "shop" else _prepared(place, preset, given))
+    except OSError as error:
+        raise UserError(
+            f"{place} cannot be written ({error.strerror or error}): choose another --out."
+        ) from error
 
-        if "events" in given:
-            raise UserError("--events belongs to --preset games-size or large: leave it out.")
-        simulate(SimulateConfig.parse(given, "hm4sr simulate"), out)
-        files = f"--interactions {out / 'interactions.csv'} --items {out / 'items.csv'}"
-        click.echo(f"{out}\n  next: hm4sr prepare {files} --out DATASET")
-        return
+
+def _shop(out: Path, given: dict[str, Any]) -> str:
+    from hm4sr.data.simulate import SimulateConfig, simulate
+
+    if "events" in given:
+        raise UserError("--events belongs to --preset games-size or large: leave it out.")
+    simulate(SimulateConfig.parse(given, "hm4sr simulate"), out)
+    files = f"--interactions {out / 'interactions.csv'} --items {out / 'items.csv'}"
+    return f"{out}\n  next: hm4sr prepare {files} --out DATASET"
+
+
+def _prepared(out: Path, preset: str, given: dict[str, Any]) -> str:
     from hm4sr.features.synthetic import LARGE, SyntheticConfig, synthesize
 
     if preset == "large":
         given = {**LARGE, **given}
-    dataset = synthesize(SyntheticConfig.parse(given, "hm4sr simulate"), out)
-    numbers = dataset.manifest["statistics"]
+    numbers = synthesize(SyntheticConfig.parse(given, "hm4sr simulate"), out).manifest["statistics"]
     counts = ", ".join(f"{numbers[name]:,} {name}" for name in ("users", "items", "actions"))
-    click.echo(f"{out}\n  prepared: {counts}")
+    return f"{out}\n  prepared: {counts}"
 
 
 def _check_output(out: Path, force: bool) -> None:
