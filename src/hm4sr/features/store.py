@@ -1,7 +1,7 @@
 """Feature vectors of a prepared data set, keyed by item number, with a mask of what is missing.
 
-    DATASET/features/NAME/vectors.safetensors    "vectors" (V x F, float16 or float32), "present" (V, bool)
-    DATASET/features/NAME/manifest.json          encoder, pooling, coverage, sha256, hash of items.parquet
+DATASET/features/NAME/vectors.safetensors    "vectors" (V x F, float16 or float32), "present" (V, bool)
+DATASET/features/NAME/manifest.json          encoder, pooling, coverage, sha256, hash of items.parquet
 """
 
 from pathlib import Path
@@ -43,7 +43,9 @@ def load_features(dataset: Dataset, name: str) -> ItemFeatures:
     folder = feature_folder(dataset, name)
     manifest = read_feature_manifest(dataset, name)
     if manifest.get("items") != dataset.hashes["items.parquet"]:
-        raise UserError(f"{folder} was made for other items than {dataset.path} has: run `hm4sr features` again.")
+        raise UserError(
+            f"{folder} was made for other items than {dataset.path} has: run `hm4sr features` again."
+        )
     verify_files(folder, manifest["files"])
     try:
         with safe_open(folder / "vectors.safetensors", framework="pt") as file:
@@ -62,7 +64,9 @@ def read_feature_manifest(dataset: Dataset, name: str) -> dict[str, Any]:
     if not (folder / "manifest.json").is_file():
         known = feature_names(dataset)
         have = f"it has {', '.join(known)}" if known else "it has none"
-        raise UserError(f"{dataset.path} has no features named {name!r} ({have}): run `hm4sr features` first.")
+        raise UserError(
+            f"{dataset.path} has no features named {name!r} ({have}): run `hm4sr features` first."
+        )
     manifest: dict[str, Any] = read_json(folder / "manifest.json")
     return manifest
 

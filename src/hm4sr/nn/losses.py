@@ -59,7 +59,9 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 # The rounded probabilities are at hand anyway; a second pass for the exact sum would not pay.
                 total -= probability.gather(1, wanted).float().clamp_min(_TINY).log().sum()
             if hidden_gradient is not None and vector_gradient is not None:
-                probability.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=dtype))
+                # On the flat view: scatter_add_ would copy the whole chunk twice.
+                place = torch.arange(len(rows), device=h.device) * len(w) + wanted[:, 0]
+                probability.view(-1).index_add_(0, place, torch.full_like(place, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w
                 vector_gradient += probability.T @ rows
         ctx.num_rows = num_rows

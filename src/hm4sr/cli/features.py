@@ -1,0 +1,69 @@
+"""`hm4sr features`: frozen vectors of the items' texts and pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from hm4sr.data.dataset import Dataset
+from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.features.report import Coverage
+
+_SHOWN = 10
+"""Broken pictures printed; the manifest has them all."""
+
+
+def _options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each setting; its text and default are those of `FeatureConfig`."""
+    for name, field in reversed(FeatureConfig.model_fields.items()):
+        kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+        kind: Any = kinds[0] if kinds else field.annotation
+        if get_origin(field.annotation) is Literal:
+            kind = click.Choice(get_args(field.annotation))
+        text = (field.description or "").rstrip(".")
+        if field.default is not None:
+            text += f"  [default: {field.default}]"
+        option = f"--{name.replace('_', '-')}"
+        metavar = "ENCODER" if name in ("text", "image") else None
+        function = click.option(option, type=kind, default=None, help=text, metavar=metavar)(function)
+    return function
+
+
+@click.command()
+@click.argument("dataset", type=Path)
+@_options
+def command(dataset: Path, **settings: Any) -> None:
+    """Encode the texts and the pictures of a prepared data set's items.
+
+    ENCODER is the folder of a model that transformers can load (BERT type for texts, ViT type for pictures), its name
+    on the model hub, or `builtin`, which needs no download. What was encoded before comes from a cache; an interrupted
+    run continues. Pictures are only read; broken ones are reported and left out.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    config = FeatureConfig.parse(given, "hm4sr features")
+    for report in extract(Dataset.open(dataset), config):
+        click.echo(summary(report))
+
+
+def summary(report: Coverage) -> str:
+    """A report as an aligned table."""
+    unit = "texts" if report.modality == "text" else "pictures"
+    rate = f" in {report.seconds:,.1f} s, {report.rate:,.1f} {unit}/s" if report.encoded else ""
+    lines = {
+        "encoder": report.encoder,
+        "width": f"{report.width:,}",
+        "items": f"{report.items:,}",
+        "with a vector": f"{report.present:,} ({report.present / max(report.items, 1):.1%})",
+        f"without {'text' if report.modality == 'text' else 'picture'}": f"{report.missing:,}",
+    }
+    if report.modality == "image":
+        lines["broken pictures"] = f"{len(report.broken):,}"
+    lines["encoded"] = f"{report.encoded:,} {unit}{rate}"
+    lines["from the cache"] = f"{report.cached:,} {unit}"
+    width = max(map(len, lines))
+    rows = [f"{report.name}", *(f"  {name:<{width}}  {value}" for name, value in lines.items())]
+    rows += [f"    {broken.file}: {broken.reason}" for broken in report.broken[:_SHOWN]]
+    if len(report.broken) > _SHOWN:
+        rows.append(f"    and {len(report.broken) - _SHOWN:,} more, see the manifest of the features")
+    return "\n".join(rows)
