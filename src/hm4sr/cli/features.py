@@ -36,12 +36,13 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 def command(dataset: Path, **settings: Any) -> None:
     """Encode the texts and the pictures of a prepared data set's items.
 
-    ENCODER is the folder of a model that transformers can load (BERT type for texts, ViT type for pictures), its name
-    on the model hub, or `builtin`, which needs no download. What was encoded before comes from a cache; an interrupted
-    run continues. Pictures are only read; broken ones are reported and left out.
+    ENCODER is the folder of a model that transformers can load (BERT type for texts, ViT type for
+    pictures), its name on the model hub, or `builtin`, which needs no download. What was encoded before
+    comes from a cache; an interrupted run continues. Pictures are only read; broken ones are reported and
+    left out.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    config = FeatureConfig.parse(given, "hm4sr features")
+    config = FeatureConfig.parse(given, "features")
     for report in extract(Dataset.open(dataset), config):
         click.echo(summary(report))
 

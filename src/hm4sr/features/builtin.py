@@ -32,8 +32,11 @@ _LETTERS = (3, 4, 5)
 _LETTERS_WEIGHT = 0.5
 _COMMON_WEIGHT = 0.1
 _COMMON = frozenset(
-    "a an and are as at be but by for from has have he her his in into is it its of on or out she that the "
-    "their they this to up was when who will with you your not".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be but by for from has have he her his in into is it its not of on or out she that "
+        "the their they this to up was when who will with you your",
+    )
 )
 
 IMAGE_VERSION = 1
@@ -78,9 +81,9 @@ class BuiltinText:
 class BuiltinImage:
     """Colours, coarse layout, edge directions and fineness of a picture, each pooled over a grid.
 
-    Blocks: an 8 x 8 thumbnail in YCbCr; histograms of hue and grey over the whole and its quarters; histograms
-    of gradient directions over 4 x 4 cells (after Dalal & Triggs, CVPR 2005); detail at three scales over
-    4 x 4 cells. Each block has length 1.
+    Blocks: an 8 x 8 thumbnail in YCbCr; histograms of hue and grey over the whole and its quarters;
+    histograms of gradient directions over 4 x 4 cells (after Dalal & Triggs, CVPR 2005); detail at three
+    scales over 4 x 4 cells. Each block has length 1.
 
     Args:
         batch_size: pictures in a batch.
@@ -94,7 +97,8 @@ class BuiltinImage:
             import PIL  # noqa: F401
         except ImportError as error:
             raise UserError(
-                f"--image {BUILTIN} needs pillow to open pictures: install it with `pip install 'hm4sr[features]'`."
+                f"--image {BUILTIN} needs pillow to open pictures: install it with "
+                "`pip install 'hm4sr[features]'`."
             ) from error
         self.batch_size = batch_size
         self.card = Card.of(BUILTIN, {}, modality="image", version=IMAGE_VERSION)
@@ -131,7 +135,7 @@ def _random_signs(feature: str) -> Floats:
     digest = hashlib.blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=4 * _SIGNS).digest()
     draws = np.frombuffer(digest, dtype="<u4")
     signs = np.where(draws >> 31, 1.0, -1.0) / math.sqrt(_SIGNS)
-    return np.bincount(draws % TEXT_WIDTH, weights=signs, minlength=TEXT_WIDTH)
+    return np.bincount(draws % TEXT_WIDTH, weights=signs, minlength=TEXT_WIDTH).astype(np.float64)
 
 
 def _colour_histograms(hsv: Floats) -> Floats:
@@ -160,18 +164,15 @@ def _edges(grey: Floats) -> Floats:
     low = np.floor(turn)
     share = turn - low
     cells = _cell_numbers() * _TURNS
-    size = _CELLS * _CELLS * _TURNS
-    histogram = np.bincount(
-        (cells + low.astype(np.int64) % _TURNS).ravel(), (strength * (1 - share)).ravel(), size
-    )
-    histogram += np.bincount(
-        (cells + (low.astype(np.int64) + 1) % _TURNS).ravel(), (strength * share).ravel(), size
-    )
+    histogram = np.zeros(_CELLS * _CELLS * _TURNS)
+    for step, weight in ((0, 1.0 - share), (1, share)):
+        places = cells + (low.astype(np.int64) + step) % _TURNS
+        histogram += np.bincount(places.ravel(), (strength * weight).ravel(), len(histogram))
     return np.sqrt(histogram)
 
 
 def _detail(grey: Floats) -> Floats:
-    """How much remains of each cell when it is smoothed over 2, 4 and 8 pixels: fine, medium, coarse patterns."""
+    """What smoothing over 2, 4 and 8 pixels takes from each cell: fine, medium and coarse patterns."""
     cells = _cell_numbers().ravel()
     parts = []
     finer = grey

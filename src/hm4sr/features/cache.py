@@ -1,6 +1,6 @@
 """Vectors by content: what was encoded once is never encoded again.
 
-    CACHE/<first 16 digits of the encoder's key>/<name>.safetensors    "keys" (n x 32, uint8), "vectors" (n x F)
+    CACHE/<start of the encoder's key>/<name>.safetensors    "keys" (n x 32, uint8), "vectors" (n x F)
 
 A shard is written whole under a name made of its keys and never changed, so that an interrupted run continues
 where it stopped and two runs may share a folder. A shard that is damaged is set aside, not believed.
@@ -24,12 +24,10 @@ from hm4sr.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
-Vectors = NDArray[np.float32] | NDArray[np.float16]
-
 KEY_BYTES = 32
 SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0
-"""A shard is written after so many vectors or seconds, whichever comes first: the most that a kill can cost."""
+"""A shard is written after so many vectors or seconds: the most that a kill can cost."""
 STALE_SECONDS = 3600.0
 
 
@@ -101,7 +99,8 @@ class VectorCache:
                 save_file({"keys": keys, "vectors": vectors}, temporary, metadata=about)
         except (OSError, SafetensorError) as error:
             raise UserError(
-                f"the cache {self.folder} cannot be written ({error}): make room, or give another folder with --cache."
+                f"the cache {self.folder} cannot be written ({error}): make room, or give another folder "
+                "with --cache."
             ) from error
         self._places.update((key, (path, row)) for row, key in enumerate(self._new))
         self._new.clear()
@@ -163,7 +162,7 @@ def _checksum(keys: NDArray[np.generic], vectors: NDArray[np.generic]) -> str:
 
 
 def _remove_if_stale(path: Path) -> None:
-    """Remove the temporary file of a run that was killed while it wrote; a younger one may still be written."""
+    """Remove what a run that was killed while it wrote left; a young file may still be written."""
     with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink()

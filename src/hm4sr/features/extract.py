@@ -1,4 +1,4 @@
-"""From the items of a prepared data set to their frozen vectors: find, look up, encode what is new, store, report.
+"""From the items of a data set to their frozen vectors: find, look up, encode what is new, store, report.
 
 Nothing is encoded twice: vectors are kept by the content of the text or picture they were made from.
 """
@@ -40,7 +40,7 @@ class FeatureConfig(Config):
     pooling: Pooling = "cls"
     """From the last layer to one vector: the class token, or the mean over real tokens or patches."""
     precision: Precision = "float32"
-    """Arithmetic of pretrained encoders; bfloat16 is faster on CPUs that have it, cosine to float32 > 0.999."""
+    """Arithmetic of pretrained encoders; bfloat16 is faster on CPUs that have it, and a little coarser."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the stored vectors."""
     text_batch: int = Field(default=64, ge=1)
@@ -90,16 +90,15 @@ def _extract_texts(
 ) -> Coverage:
     started = time.monotonic()
     keys = [None if text is None else hashlib.sha256(text.encode()).digest() for text in texts]
-    sources = {
-        key: text for key, text in zip(keys, texts, strict=True) if key is not None and text is not None
-    }
+    sources = {key: text for key, text in zip(keys, texts, strict=True) if key and text}
     with _open_cache(dataset, config, encoder.card) as cache:
         # Longest first: little padding, and the time left is never underestimated.
         new = sorted((key for key in sources if key not in cache), key=lambda key: (-len(sources[key]), key))
-        with Progress(config.text_name, len(new), "texts") as progress:
-            for rows, vectors in encoder.encode([sources[key] for key in new]) if new else ():
-                cache.add((new[row] for row in rows), _stored(vectors, config, encoder.card))
-                progress.advance(len(rows))
+        if new:
+            with Progress(config.text_name, len(new), "texts") as progress:
+                for rows, vectors in encoder.encode([sources[key] for key in new]):
+                    cache.add((new[row] for row in rows), _stored(vectors, config, encoder.card))
+                    progress.advance(len(rows))
     report = Coverage(
         name=config.text_name,
         modality="text",
@@ -125,12 +124,13 @@ def _extract_pictures(
     failed: dict[bytes, str] = {}
     with _open_cache(dataset, config, encoder.card) as cache:
         new = [key for key in sources if key not in cache]
-        with Progress(config.image_name, len(new), "pictures") as progress:
-            for batch in _batches(new, sources, config, encoder, failed):
-                vectors = encoder.encode([values for _, values in batch])
-                cache.add((key for key, _ in batch), _stored(vectors, config, encoder.card))
-                progress.advance(len(batch))
-            progress.advance(len(failed))
+        if new:
+            with Progress(config.image_name, len(new), "pictures") as progress:
+                for batch in _batches(new, sources, config, encoder, failed):
+                    vectors = encoder.encode([values for _, values in batch])
+                    cache.add((key for key, _ in batch), _stored(vectors, config, encoder.card))
+                    progress.advance(len(batch))
+                progress.advance(len(failed))
     reasons |= {row: failed[key] for row, key in keys.items() if key in failed}
     ids, files = dataset.items["item_id"].to_list(), dataset.items["image"].to_list()
     broken = [Broken(ids[row], files[row], reasons[row]) for row in sorted(reasons)]
@@ -179,7 +179,7 @@ def _batches(
     """Pictures ready for the encoder, in batches; the reasons of broken ones go into `failed`."""
     batch: list[tuple[bytes, NDArray[Any]]] = []
     ready = read_ahead(
-        lambda key: prepared(sources[key], encoder.prepare), new, config.readers, 2 * config.image_batch
+        lambda key: prepared(sources[key], key, encoder.prepare), new, config.readers, 2 * config.image_batch
     )
     for key, values in ready:
         if isinstance(values, PictureError):
@@ -206,7 +206,8 @@ def _paths(dataset: Dataset, config: FeatureConfig) -> list[Path | None]:
     names = [name or None for name in dataset.items["image"].to_list()]
     if not any(names):
         raise UserError(
-            f"{dataset.path} has no pictures: leave out --image, or prepare it from an items file with paths of pictures."
+            f"{dataset.path} has no pictures: leave out --image, or prepare it from an items file with the "
+            "paths of pictures."
         )
     noted = dataset.manifest["rules"].get("image_root")
     root = config.image_root or (Path(noted) if noted else dataset.path)
@@ -248,8 +249,8 @@ def _stored(vectors: NDArray[np.float32], config: FeatureConfig, card: Card) -> 
     stored = vectors.astype(config.dtype)
     if not np.isfinite(stored).all():
         raise UserError(
-            f"encoder {card.name} gives numbers that are not finite in {config.dtype}: its weights may be damaged, "
-            "try --dtype float32 or download it again."
+            f"encoder {card.name} gives numbers that are not finite in {config.dtype}: try --dtype float32, "
+            "or download it again if its weights are damaged."
         )
     return stored
 

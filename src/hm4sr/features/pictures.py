@@ -1,6 +1,7 @@
-"""Picture files, read with suspicion and never written: whatever is in them, a picture or a reason comes back."""
+"""Picture files, read with suspicion and never written: out comes a picture or the reason why not."""
 
 import hashlib
+import io
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ MAX_BYTES = 256 * 1024 * 1024
 MAX_PIXELS = 64_000_000
 """A larger picture is taken for a decompression bomb: decoded it would need a gigabyte in some modes."""
 MAX_RATIO = 16
-"""A picture longer than this many times its width is cut about its centre: scaled up it would fill the memory."""
+"""Longest side over shortest; more is cut off around the centre, or scaling up would fill the memory."""
 MIN_SIDE = 8
 """Smaller pictures are enlarged: image processors take 1 or 3 rows of pixels for colour channels."""
 
@@ -52,16 +53,23 @@ def picture_key(path: Path) -> bytes:
         raise PictureError(f"cannot be read ({_first_line(error)})") from error
 
 
-def read_picture(path: Path) -> "Image":
+def read_picture(path: Path, key: bytes) -> "Image":
     """First frame of a picture in RGB, upright, on white where it is transparent; at least 8 x 8 pixels.
 
+    Args:
+        path: the file.
+        key: sha256 of the content that is expected.
+
     Raises:
-        PictureError: it is damaged, not a picture, or too large.
+        PictureError: it is damaged, not a picture, too large, or has changed.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with path.open("rb") as stream, Image.open(stream, formats=_known_formats()) as image:
+        data = path.read_bytes()
+        if hashlib.sha256(data).digest() != key:
+            raise PictureError("the file has changed while it was read")
+        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise PictureError(f"{width:,} x {height:,} pixels exceed the limit of {MAX_PIXELS:,}")
@@ -95,20 +103,22 @@ def read_ahead(
             for value in values:
                 waiting.append((value, pool.submit(function, value)))
                 if len(waiting) >= depth:
-                    yield _finished(*waiting.popleft())
+                    value, future = waiting.popleft()
+                    yield value, _result(future)
             while waiting:
-                yield _finished(*waiting.popleft())
+                value, future = waiting.popleft()
+                yield value, _result(future)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def prepared(path: Path, prepare: Callable[["Image"], R]) -> R:
+def prepared(path: Path, key: bytes, prepare: Callable[["Image"], R]) -> R:
     """Read a picture and prepare it for an encoder.
 
     Raises:
         PictureError: the picture cannot be read, or the encoder's image processor rejects it.
     """
-    picture = read_picture(path)
+    picture = read_picture(path, key)
     try:
         return prepare(picture)
     except (UserError, MemoryError):
@@ -117,11 +127,11 @@ def prepared(path: Path, prepare: Callable[["Image"], R]) -> R:
         raise PictureError(f"rejected by the image processor ({_first_line(error)})") from error
 
 
-def _finished(value: S, future: "Future[R]") -> tuple[S, R | PictureError]:
+def _result(future: "Future[Any]") -> Any:
     try:
-        return value, future.result()
+        return future.result()
     except PictureError as error:
-        return value, error
+        return error
 
 
 def _known_formats() -> list[str]:

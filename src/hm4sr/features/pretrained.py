@@ -38,13 +38,13 @@ def find_model(name: str, modality: Modality) -> Path:
     """Folder of a model, given as a folder or as a name on the hub, with all files that loading needs.
 
     Raises:
-        UserError: there is no such model, the hub cannot be reached, a file is missing, the weights are pickles,
-            or the model is of the other modality.
+        UserError: there is no such model, the hub cannot be reached, a file is missing, the weights are
+            pickles, or the model is of the other modality.
     """
     if not (_installed("transformers") and (modality == "text" or _installed("PIL"))):
         raise UserError(
-            f"--{modality} {name} needs transformers and pillow: install them with `pip install 'hm4sr[features]'`, "
-            f"or give `--{modality} {BUILTIN}`."
+            f"--{modality} {name} needs transformers and pillow: install them with "
+            f"`pip install 'hm4sr[features]'`, or give `--{modality} {BUILTIN}`."
         )
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -91,8 +91,8 @@ def load_model(folder: Path, name: str) -> Any:
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:
         raise UserError(
-            f"encoder {name}: {len(missing)} of the model's tensors are not in its weights (first: {missing[0]}): "
-            "download the model again."
+            f"encoder {name}: {len(missing)} of the model's tensors are not in its weights "
+            f"(first: {missing[0]}): download the model again."
         )
     return model.eval().requires_grad_(False)
 
@@ -118,7 +118,7 @@ def load_reader(folder: Path, name: str, modality: Modality) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from writing warnings and progress bars of its own; what was set before comes back."""
+    """Keep transformers from writing warnings and progress bars; what was set before comes back."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers.utils import logging as hf
@@ -181,7 +181,8 @@ def _from_hub(name: str, modality: Modality) -> Path:
     """Folder of a model from the hub: the local copy where it is complete, or else downloaded."""
     if not _HUB_NAME.fullmatch(name):
         raise UserError(
-            f"--{modality} {name}: there is no such folder: give the folder of a model, its name on the hub, or `{BUILTIN}`."
+            f"--{modality} {name}: there is no such folder: give the folder of a model, its name on the hub, "
+            f"or `{BUILTIN}`."
         )
     with quiet():
         import huggingface_hub as hub
@@ -193,13 +194,21 @@ def _from_hub(name: str, modality: Modality) -> Path:
             return folder
         try:
             # One question without retries first: where there is no network the user hears of it at once.
-            hub.HfApi().model_info(name, timeout=HUB_SECONDS)
+            info = hub.HfApi().model_info(name, timeout=HUB_SECONDS)
+            if not any(file.rfilename in _WEIGHTS for file in info.siblings or []):
+                raise UserError(
+                    f"--{modality} {name}: the hub has no model.safetensors for it, and other weights could "
+                    "execute code when loaded: take a model with safetensors."
+                )
             return Path(hub.snapshot_download(name, allow_patterns=_FILES, ignore_patterns=["*/*"]))
         except (GatedRepoError, RepositoryNotFoundError) as error:
             raise UserError(
-                f"--{modality} {name}: there is no such folder, and the model hub shows no public model of that name: "
-                f"check the name, log in with `hf auth login` if it is private, or give `{BUILTIN}`."
+                f"--{modality} {name}: there is no such folder, and the model hub shows no public model "
+                f"of that name: check it, log in with `hf auth login` if the model is private, or "
+                f"give `{BUILTIN}`."
             ) from error
+        except UserError:
+            raise
         except Exception as error:  # httpx, requests, OSError: each release of the hub's client has its own
             reason = (
                 f"answered {error.response.status_code}"
@@ -222,7 +231,8 @@ def _explained(name: str, part: str) -> Iterator[None]:
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
         raise UserError(
-            f"encoder {name}: {part} cannot be loaded ({first}): give the folder of a whole BERT- or ViT-type model."
+            f"encoder {name}: {part} cannot be loaded ({first}): give the folder of a whole BERT- or "
+            "ViT-type model."
         ) from error
 
 
