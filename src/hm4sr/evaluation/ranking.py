@@ -58,16 +58,18 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
 
 @torch.inference_mode()
 def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
-    """Rank every target of the validation or test part, histories not removed from the candidates.
+    """Rank every target of the validation or test part, in float32, histories not removed.
 
     Targets that have no event before them cannot be ranked and are left out.
     """
-    was_training = model.training
+    was_training, trained_in = model.training, model.matmul_dtype
     model.eval()
+    model.matmul_dtype = torch.float32
     try:
         return _rank(model, log, part, device)
     finally:
         model.train(was_training)
+        model.matmul_dtype = trained_in
 
 
 def _rank(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:

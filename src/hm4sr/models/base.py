@@ -69,8 +69,15 @@ class SeqRecModel(nn.Module):
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Terms of the training loss by name, each already weighted; their sum is minimised."""
         learned = batch.targets > 0
-        hidden = self.encode(batch)[learned]
+        with self.mixed_precision():
+            hidden = self.encode(batch)[learned].float()
         return {"main": full_softmax_loss(hidden, self.item_vectors(), batch.targets[learned], self.matmul_dtype)}
+
+    def mixed_precision(self) -> torch.autocast:
+        """A context in which linear layers multiply in `matmul_dtype`; nothing changes in float32."""
+        device = next(self.parameters()).device.type
+        low = self.matmul_dtype != torch.float32
+        return torch.autocast(device, dtype=self.matmul_dtype if low else None, enabled=low)
 
     def num_parameters(self) -> int:
         """Trainable parameters; frozen features do not count."""

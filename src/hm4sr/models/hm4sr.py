@@ -181,19 +181,9 @@ class HM4SR(SeqRecModel):
         targets, users = batch.targets[learned], batch.users[:, None].expand_as(learned)[learned]
         vectors = self.item_vectors()
         seen = F.embedding(batch.items, vectors)
-        x, time = self._mix_experts(seen, batch)
-        replaced = self._draw_replaced(batch) if self.placeholders is not None else None
-        hidden, twins = [], []
-        for m, name in enumerate(self.modalities):
-            plain = x[:, :, m]
-            if self.placeholders is None or replaced is None or name not in self.placeholders:
-                hidden.append(self.encoders[name](plain)[learned])
-                continue
-            other = torch.where(replaced, self.placeholders[name](time), plain)
-            both = self.encoders[name](torch.cat([plain, other]))  # one call, two dropout draws
-            view, twin = both.chunk(2)
-            hidden.append(view[learned])
-            twins.append(twin[learned])
+        with self.mixed_precision():
+            x, time = self._mix_experts(seen, batch)
+            hidden, twins = self._encode_twice(x, time, batch, learned)
         terms = {
             "main": full_softmax_loss(
                 torch.cat(hidden, dim=1), vectors, targets, self.matmul_dtype, c.score_padding
@@ -211,6 +201,24 @@ class HM4SR(SeqRecModel):
         if twins:
             terms["pcl"] = c.pcl_weight * self._placeholder_loss(hidden[1:], twins, same_target, users)
         return terms
+
+    def _encode_twice(
+        self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch, learned: Bool[Tensor, "B L"]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """History vectors of each modality at the learned positions, and those of the twins with placeholders."""
+        hidden, twins = [], []
+        replaced = self._draw_replaced(batch) if self.placeholders is not None else None
+        for m, name in enumerate(self.modalities):
+            plain = x[:, :, m]
+            if self.placeholders is None or name not in self.placeholders:
+                hidden.append(self.encoders[name](plain)[learned].float())
+                continue
+            other = torch.where(replaced, self.placeholders[name](time).to(plain.dtype), plain)
+            both = self.encoders[name](torch.cat([plain, other]))  # one call, two dropout draws
+            view, twin = both.chunk(2)
+            hidden.append(view[learned].float())
+            twins.append(twin[learned].float())
+        return hidden, twins
 
     def _draw_replaced(self, batch: SeqBatch) -> Bool[Tensor, "B L 1"]:
         """Choose floor(beta * length) random real positions of each row for the placeholder."""

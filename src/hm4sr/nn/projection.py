@@ -13,8 +13,7 @@ from hm4sr.types import ItemFeatures
 class FeatureProjection(nn.Module):
     """x = W f + b for every item of the catalogue; a learned stand-in where the modality is missing (eq. 4-5).
 
-    The features are a constant: they are kept in the number format of the matrix product, outside the
-    state that is saved, and get no gradient.
+    The features are a constant: they are not part of the state that is saved and get no gradient.
     """
 
     features: Tensor
@@ -25,6 +24,7 @@ class FeatureProjection(nn.Module):
         device = torch.empty(0).device
         self.register_buffer("features", features.vectors.to(device), persistent=False)
         self.register_buffer("missing", ~features.present.to(device), persistent=False)
+        self._converted: Tensor | None = None
         self.linear = linear(features.vectors.shape[1], dim, rng)
         absent = not bool(features.present[1:].all())
         self.stand_in = normal(dim, std=0.02, rng=rng) if learn_missing and absent else None
@@ -35,15 +35,19 @@ class FeatureProjection(nn.Module):
         Args:
             dtype: number format of the product; the result is float32.
         """
-        if self.features.dtype != dtype:
-            self.features = self.features.to(dtype)
         if dtype == torch.float32:
-            x = self.linear(self.features)
+            x = self.linear(self.features.float())
         else:
-            x = _FrozenProduct.apply(self.features, self.linear.weight) + self.linear.bias
+            x = _FrozenProduct.apply(self._features_in(dtype), self.linear.weight) + self.linear.bias
         if self.stand_in is not None:
             x = torch.where(self.missing[:, None], self.stand_in, x)
         return x
+
+    def _features_in(self, dtype: torch.dtype) -> Tensor:
+        """The features in another number format, converted once."""
+        if self._converted is None or self._converted.dtype != dtype:
+            self._converted = self.features.to(dtype)
+        return self._converted
 
 
 class _FrozenProduct(torch.autograd.Function):
