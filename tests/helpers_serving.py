@@ -1,0 +1,66 @@
+"""A tiny data set and runs trained on it for an epoch, shared by the tests of serving."""
+
+import numpy as np
+import polars as pl
+
+from hm4sr.data.dataset import save_dataset
+from hm4sr.training.run import train_run
+from hm4sr.training.settings import Experiment
+
+ITEMS = ["007", "7", "Käse", "日本", "a,b", 'say "hi"', *(f"i{number}" for number in range(6, 20))]
+USERS = ["0042", "42", "Zoë", *(f"u{number}" for number in range(3, 12))]
+START, DAY = 1_405_296_000, 86_400
+
+
+def make_dataset(path, rng_seed=3):
+    """Twelve users with 4 to 13 events over 20 items; the last item is never used, the first two most."""
+    rng = np.random.default_rng(rng_seed)
+    lengths = [4 + row % 10 for row in range(len(USERS))]
+    weights = np.r_[8.0, 6.0, np.ones(len(ITEMS) - 3), 0.0]
+    users, items, times = [], [], []
+    for user, length in enumerate(lengths):
+        users += [user] * length
+        items += (rng.choice(len(ITEMS), length, p=weights / weights.sum()) + 1).tolist()
+        times += (START + DAY * np.sort(rng.integers(0, 400, length))).tolist()
+    titles = [None if number == 8 else f"Title of {item}" for number, item in enumerate(ITEMS)]
+    return save_dataset(
+        path,
+        pl.DataFrame(
+            {"user": users, "item": items, "time": times},
+            schema={"user": pl.Int32, "item": pl.Int32, "time": pl.Int64},
+        ),
+        pl.DataFrame(
+            {
+                "user_id": USERS,
+                "events": lengths,
+                "train_end": [length - 2 for length in lengths],
+                "valid_end": [length - 1 for length in lengths],
+            }
+        ),
+        pl.DataFrame(
+            {
+                "item_id": ITEMS,
+                "title": titles,
+                "brand": [None] * len(ITEMS),
+                "categories": [["odd" if number % 2 else "even"] for number in range(len(ITEMS))],
+                "text": titles,
+                "image": [None] * len(ITEMS),
+            },
+            schema_overrides={"brand": pl.String, "image": pl.String},
+        ),
+        rules={},
+        statistics={},
+    )
+
+
+def make_run(path, dataset, model="sasrec", max_length=6):
+    """A model trained for one epoch; histories of the data set are longer than its window."""
+    experiment = Experiment.build(
+        {
+            "data": {"path": str(dataset.path), "max_length": max_length},
+            "model": {"name": model, "dim": 8, "inner": 16, "layers": 1},
+            "train": {"epochs": 1, "device": "cpu", "threads": 1},
+        },
+        "test",
+    )
+    return train_run(experiment, path)
