@@ -1,0 +1,205 @@
+"""`hm4sr recommend`: what known users, or customers with new histories, may want next."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from hm4sr.data.prepare import PrepareConfig
+from hm4sr.data.timestamps import TimeUnit
+from hm4sr.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from hm4sr.serving.answers import Recommendations
+    from hm4sr.serving.recommender import Recommender
+
+_FORMATS = (".csv", ".json", ".parquet")
+_WIDEST_TITLE = 70
+_MOST_NOTES = 10
+
+
+def _columns(function: Callable[..., None]) -> Callable[..., None]:
+    """Options for the columns of the input; their defaults are those of `hm4sr prepare`."""
+    for name in ("time", "item", "user"):
+        default = PrepareConfig.model_fields[f"{name}_column"].default
+        text = f"Column of the {name}s in FILE.  [default: {default}]"
+        function = click.option(f"--{name}-column", help=text)(function)
+    return function
+
+
+@click.command("recommend")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--user", "users", multiple=True, metavar="ID", help="A user of the data set; repeat for several."
+)
+@click.option(
+    "--users-file", type=Path, metavar="FILE", help="Users: .txt with an id a line, or a column of a table."
+)
+@click.option(
+    "--history", type=Path, metavar="FILE", help="Histories: CSV, TSV, JSON or Parquet, a row an event."
+)
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Items of each answer.")
+@click.option("--keep-seen", is_flag=True, help="Recommend items of the history too.")
+@click.option(
+    "--exclude", multiple=True, metavar="ITEM", help="Never recommend this item; repeat for several."
+)
+@click.option("--data", type=Path, help="The prepared data set, if it has moved.")
+@click.option(
+    "--out", type=Path, metavar="FILE", help="Write a .csv, .json or .parquet file instead of printing."
+)
+@click.option("--force", is_flag=True, help="Replace the file that --out names.")
+@_columns
+@click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), default="auto", show_default=True)
+def command(
+    run: Path,
+    users: tuple[str, ...],
+    users_file: Path | None,
+    history: Path | None,
+    k: int,
+    keep_seen: bool,
+    exclude: tuple[str, ...],
+    data: Path | None,
+    out: Path | None,
+    force: bool,
+    user_column: str | None,
+    item_column: str | None,
+    time_column: str | None,
+    time_unit: TimeUnit,
+) -> None:
+    """Recommend items with the trained model in RUN, to known users or after histories that it never saw.
+
+    The history of a known user is all that the prepared data set holds. A file for --history needs a column
+    of items; without timestamps its rows are taken in order, oldest first, as evenly apart; with a column of
+    users it holds several histories. Ids are those of the raw data. A history without a known item is
+    answered by popularity.
+    """
+    if bool(users or users_file) == bool(history):
+        raise UserError("give either --user (or --users-file) or --history, and not both.")
+    if out:
+        check_out(out, force)
+    from hm4sr.serving.history_files import Columns, read_histories, read_users
+
+    given = {"user": user_column, "item": item_column, "time": time_column}
+    names = {key: name or PrepareConfig.model_fields[f"{key}_column"].default for key, name in given.items()}
+    columns = Columns(**names, required=frozenset(name for name in given.values() if name))
+    file = read_histories(history, columns, time_unit) if history else None
+    if users_file:
+        users = (*users, *read_users(users_file, columns.user))
+    recommender = _load(run, data)
+    if file:
+        answers = recommender.recommend(None, file.histories, k, not keep_seen, exclude)
+        answers = replace(answers, requests=file.users) if file.users else answers
+    else:
+        answers = recommender.recommend(list(users), None, k, not keep_seen, exclude)
+    for note in notes(answers):
+        click.echo(f"hm4sr: {note}", err=True)
+    if out:
+        write(answers.table(), out)
+        click.echo(f"{len(answers):,} answers written to {out}")
+    else:
+        show(answers.table())
+
+
+def _load(run: Path, data: Path | None) -> "Recommender":
+    from hm4sr.serving.recommender import Recommender
+
+    return Recommender.load(run, data)
+
+
+def check_out(out: Path, force: bool) -> None:
+    """Refuse a file that cannot be written or must not be replaced, before any work is done.
+
+    Raises:
+        UserError: the ending is unknown, the folder is missing or takes no files, or the file exists.
+    """
+    if out.suffix.lower() not in _FORMATS:
+        raise UserError(f"--out {out} ends in none of {', '.join(_FORMATS)}: choose one of these formats.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is not a folder: make it first, or choose another --out.")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give the name of a file with --out.")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists already: add --force to replace it, or choose another --out.")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out.parent} takes no files: choose another --out.")
+
+
+def write(table: "pl.DataFrame", out: Path) -> None:
+    """Write a table in the format of the file's ending, whole or not at all.
+
+    Raises:
+        UserError: the system refuses, for example because the disk is full.
+    """
+    from hm4sr.files import atomic_file
+
+    try:
+        with atomic_file(out) as temporary:
+            match out.suffix.lower():
+                case ".csv":
+                    table.write_csv(temporary)
+                case ".json":
+                    table.write_json(temporary)
+                case _:
+                    table.write_parquet(temporary, compression="zstd")
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}): choose another --out."
+        ) from error
+
+
+def notes(answers: "Recommendations") -> list[str]:
+    """What a reader of the answers should know, one sentence each."""
+    told = []
+    if answers.unknown_excluded:
+        told.append(f"--exclude: {_list(answers.unknown_excluded)} not in the catalogue, ignored.")
+    lines = zip(answers.requests, answers.unknown, answers.sources, answers.numbers, strict=True)
+    for request, unknown, source, numbers in lines:
+        who = f"history {request}" if isinstance(request, int) else f"user {request!r}"
+        if unknown:
+            told.append(f"{who}: {_list(unknown)} not in the catalogue, ignored.")
+        if source == "popularity":
+            told.append(f"{who}: no known item to go by, answered with the most popular items.")
+        if not numbers.any():
+            told.append(f"{who}: no item is left to recommend.")
+    more = len(told) - _MOST_NOTES
+    return told if more <= 0 else [*told[:_MOST_NOTES], f"and {more:,} more notes like these."]
+
+
+def _list(ids: tuple[str, ...]) -> str:
+    shown = ", ".join(repr(item) for item in ids[:3])
+    if len(ids) > 3:
+        return f"{shown} and {len(ids) - 3:,} more are"
+    return f"{shown} {'is' if len(ids) == 1 else 'are'}"
+
+
+def show(table: "pl.DataFrame") -> None:
+    """Print a table; long titles are cut, files hold them whole."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(box=SIMPLE)
+    for name in table.columns:
+        right = name in ("rank", "score")
+        shown.add_column(name, justify="right" if right else "left", overflow="fold")
+    for *request, rank, item, title, score, source in table.iter_rows():
+        cells = [str(request[0]), str(rank), item, _cut(title or ""), f"{score:.4f}", source]
+        shown.add_row(*(_printable(cell) for cell in cells))
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=160)
+    console.print(shown)
+
+
+def _cut(title: str) -> str:
+    return title if len(title) <= _WIDEST_TITLE else title[: _WIDEST_TITLE - 1].rstrip() + "…"
+
+
+def _printable(text: str) -> str:
+    """Without line breaks and terminal codes, which raw data may hold."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
