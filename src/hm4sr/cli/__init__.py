@@ -10,6 +10,7 @@ import hm4sr
 from hm4sr.errors import UserError
 
 VERBS = {
+    "demo": "Simulate a shop, train on it, judge, recommend and write a page.",
     "simulate": "Make data of a small shop whose answer is known.",
     "prepare": "Turn interactions and a catalogue into a prepared data set.",
     "features": "Encode the text and the pictures of a data set's items.",
