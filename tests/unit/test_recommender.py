@@ -207,6 +207,11 @@ def test_mistakes_are_one_sentence(recommender, arguments, says):
     assert "\n" not in str(error.value)
 
 
+def test_item_vectors_are_computed_once(recommender, monkeypatch):
+    monkeypatch.setattr(type(recommender._model), "item_vectors", None)
+    assert len(recommender.recommend(USERS)) == len(USERS)
+
+
 def test_a_model_that_diverged_is_refused(recommender, monkeypatch):
     monkeypatch.setattr(recommender, "_candidates", recommender._candidates * float("nan"))
     with pytest.raises(UserError, match="diverged"):
