@@ -223,8 +223,8 @@ class Recommender:
 def _with_fixed_items(model: SeqRecModel) -> tuple[SeqRecModel, Tensor]:
     """A view of a model whose item vectors are computed once, and those vectors (V x Q).
 
-    HM4SR encodes a history from its own `item_vectors`; for 20,000 items with two 768-wide features, projecting them anew
-    took 98 % of the time of a request. The caller's model stays as it is.
+    HM4SR encodes a history from its own `item_vectors`; for 20,000 items with two 768-wide features,
+    projecting them anew took 98 % of the time of a request. The caller's model stays as it is.
     """
     vectors: Tensor = model.item_vectors()
     fixed = copy.copy(model)
