@@ -54,8 +54,8 @@ def summary(report: Coverage) -> str:
     lines = {
         "encoder": report.encoder,
         "width": f"{report.width:,}",
-        "items": f"{report.items:,}",
-        "with a vector": f"{report.present:,} ({report.present / max(report.items, 1):.1%})",
+        "items": f"{report.num_items:,}",
+        "with a vector": f"{report.present:,} ({report.present / max(report.num_items, 1):.1%})",
         f"without {'text' if report.modality == 'text' else 'picture'}": f"{report.missing:,}",
     }
     if report.modality == "image":

@@ -34,8 +34,8 @@ _COMMON_WEIGHT = 0.1
 _COMMON = frozenset(
     re.findall(
         r"\w+",
-        "a an and are as at be but by for from has have he her his in into is it its not of on or out she that "
-        "the their they this to up was when who will with you your",
+        "a an and are as at be but by for from has have he her his in into is it its not of on or out "
+        "she that the their they this to up was when who will with you your",
     )
 )
 

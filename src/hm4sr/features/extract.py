@@ -103,7 +103,7 @@ def _extract_texts(
         name=config.text_name,
         modality="text",
         encoder=encoder.card.name,
-        items=len(texts),
+        num_items=len(texts),
         missing=keys.count(None),
         encoded=len(new),
         cached=len(sources) - len(new),
@@ -136,14 +136,15 @@ def _extract_pictures(
     broken = [Broken(ids[row], files[row], reasons[row]) for row in sorted(reasons)]
     if len(broken) == len(given):
         raise UserError(
-            f"none of the {len(given):,} pictures of {dataset.path} could be read (first: {given[min(given)]}, "
-            f"{broken[0].reason}): check the files, or give their place with --image-root."
+            f"none of the {len(given):,} pictures of {dataset.path} could be read (first: "
+            f"{given[min(given)]}, {broken[0].reason}): check the files, or give their place "
+            "with --image-root."
         )
     report = Coverage(
         name=config.image_name,
         modality="image",
         encoder=encoder.card.name,
-        items=len(paths),
+        num_items=len(paths),
         missing=len(paths) - len(given),
         encoded=len(new) - len(failed),
         cached=len(sources) - len(new),
@@ -283,5 +284,10 @@ def _store(
         "settings": dict(card.about),
     }
     features = ItemFeatures(torch.from_numpy(vectors), torch.from_numpy(present))
-    save_features(dataset, report.name, features, about)
+    try:
+        save_features(dataset, report.name, features, about)
+    except OSError as error:
+        raise UserError(
+            f"{dataset.path}/features cannot be written ({error.strerror}): make room, or check its permissions."
+        ) from error
     return report

@@ -26,7 +26,7 @@ class Coverage:
         name: name of the vectors in the data set.
         modality: "text" or "image".
         encoder: folder, hub name or "builtin".
-        items: items of the data set.
+        num_items: items of the data set.
         missing: items without a text, or without the path of a picture.
         encoded: different texts or pictures encoded by this run.
         cached: different texts or pictures whose vectors were there already.
@@ -39,7 +39,7 @@ class Coverage:
     name: str
     modality: str
     encoder: str
-    items: int
+    num_items: int
     missing: int
     encoded: int
     cached: int
