@@ -288,6 +288,7 @@ def _store(
         save_features(dataset, report.name, features, about)
     except OSError as error:
         raise UserError(
-            f"{dataset.path}/features cannot be written ({error.strerror}): make room, or check its permissions."
+            f"{dataset.path}/features cannot be written ({error.strerror}): make room, or check who may "
+            "write there."
         ) from error
     return report
