@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from hm4sr.nn.init import embedding, normal, zeros
@@ -16,7 +16,7 @@ TimeKind = Literal["full", "interval", "absolute", "day", "day-of-year", "cos"]
 TimeUnit = Literal["days", "seconds"]
 
 
-def intervals(times: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+def intervals(times: Real[Tensor, "B L"]) -> Real[Tensor, "B L"]:
     """Seconds since the event before, 0 for the first (eq. 11). Negative gaps count as 0."""
     gaps = torch.zeros_like(times)
     gaps[:, 1:] = (times[:, 1:] - times[:, :-1]).clamp_min(0)
