@@ -49,7 +49,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML ({error}): mend that line.") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a configuration file.") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): give the path of a configuration file."
+        ) from error
 
 
 def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -61,7 +63,9 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"--set {assignment!r} is not of the form key=value: write for example model.dim=64.")
+            raise UserError(
+                f"--set {assignment!r} is not of the form key=value: write for example model.dim=64."
+            )
         *sections, name = key.strip().split(".")
         place = values
         for section in sections:

@@ -96,7 +96,9 @@ def verify_files(folder: Path, hashes: dict[str, str]) -> None:
     for name, expected in hashes.items():
         file = folder / name
         if not file.is_file():
-            raise UserError(f"{file} is missing although the manifest lists it: the folder is damaged, make it anew.")
+            raise UserError(
+                f"{file} is missing although the manifest lists it: the folder is damaged, make it anew."
+            )
         if sha256(file) != expected:
             raise UserError(f"{file} has changed since it was written: the folder is damaged, make it anew.")
 

@@ -40,8 +40,8 @@ class Progress:
     ) -> None:
         if self._bar:
             self._bar.stop()
-        elif _enabled and kind is None:
-            self._line()
+        elif _enabled and kind is None and self._last_line > self._started:
+            self._line()  # only what took long enough to have been announced
 
     def advance(self, count: int = 1) -> None:
         """Report `count` more finished units."""
@@ -55,11 +55,8 @@ class Progress:
         self._last_line = now = time.monotonic()
         rate = self.done / max(now - self._started, 1e-9)
         left = (self.total - self.done) / rate if rate else float("inf")
-        print(
-            f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s, {left:,.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        done = f"{self.done:,}/{self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s"
+        print(f"{self.label}: {done}, {left:,.0f} s left", file=sys.stderr, flush=True)
 
 
 def track(values: Iterable[T], label: str, total: int, unit: str = "it") -> Iterator[T]:
@@ -83,7 +80,13 @@ def _rich_bar(label: str, total: int, unit: str):  # type: ignore[no-untyped-def
         def render(self, task: RichTask) -> Text:
             return Text(f"{task.speed or 0:,.1f} {unit}/s")
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+    ]
     bar = RichProgress(*columns, console=Console(stderr=True))
     bar.add_task(label, total=total)
     return bar

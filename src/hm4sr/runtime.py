@@ -42,7 +42,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} is not available here: use device = \"auto\".") from error
+        raise UserError(f'device {name!r} is not available here: use device = "auto".') from error
     return device
 
 
@@ -55,7 +55,7 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype:
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.backends.cpu.get_cpu_capability()
     if not capabilities.startswith("AVX512"):
         return False

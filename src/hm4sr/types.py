@@ -81,7 +81,7 @@ class SeqBatch:
 
     Attributes:
         items: item numbers; 0 marks padding, which follows the real events.
-        times: seconds since 1970 (int64: float32 would round to 128 s); padding repeats the last event's time.
+        times: seconds since 1970 (int64: float32 rounds to 128 s); padding repeats the last event's time.
         lengths: number of real events of each row.
         targets: the item to predict after each position; 0 where there is nothing to learn.
         users: row number of the user, or -1 for somebody unknown.

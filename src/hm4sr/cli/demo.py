@@ -6,9 +6,15 @@ import click
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of shop and models.")
-@click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="Most epochs a model.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of shop and models."
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="Most epochs a model."
+)
 def command(out: Path, seed: int, epochs: int) -> None:
     """Simulate a shop, train HM4SR and SASRec on it, judge them, recommend, and write a page.
 
@@ -34,7 +40,7 @@ def command(out: Path, seed: int, epochs: int) -> None:
         }
     )
     user = dataset.users["user_id"][0]
-    answer = Recommender.load(out / "runs" / "hm4sr").recommend(user, k=5)
+    (answer,) = Recommender.load(out / "runs" / "hm4sr").recommend(user, k=5)
     print_table(
         ["title", "item", "score"],
         [[item.title or item.item_id, item.item_id, f"{item.score:.2f}"] for item in answer.items],

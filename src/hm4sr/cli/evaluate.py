@@ -9,7 +9,13 @@ import click
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The prepared data set, if it has moved.")
 @click.option("--part", type=click.Choice(["valid", "test"]), default="test", show_default=True)
-@click.option("-k", "ks", type=click.IntRange(min=1), multiple=True, help="Cut-off; repeat for several [default: 5 10 20].")
+@click.option(
+    "-k",
+    "ks",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Cut-off; repeat for several [default: 5 10 20].",
+)
 def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int, ...]) -> None:
     """Rank every user's target again with the trained models in RUNS and print their metrics."""
     from typing import cast

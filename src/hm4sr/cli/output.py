@@ -32,5 +32,8 @@ def print_table(header: list[str], rows: list[list[str]], title: str | None = No
 def print_metrics(columns: Mapping[str, Mapping[str, float]]) -> None:
     """Metrics by name, a column for each part or run."""
     names = list(next(iter(columns.values())))
-    rows = [[name, *(f"{values[name]:.4f}" if name in values else "" for values in columns.values())] for name in names]
+    rows = [
+        [name, *(f"{values[name]:.4f}" if name in values else "" for values in columns.values())]
+        for name in names
+    ]
     print_table(["metric", *columns], rows)

@@ -7,7 +7,9 @@ import click
 
 @click.command("train")
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, e.g. train.epochs=5.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key, e.g. train.epochs=5."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/DATASET-MODEL-SEED].")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run; a finished one is left as it is.")
 @click.option("--force", is_flag=True, help="Replace a run that is there already.")
@@ -24,7 +26,8 @@ def command(config: Path, overrides: tuple[str, ...], out: Path | None, resume: 
     print_metrics({"valid": run.report["valid"], "test": run.report["test"]})
     report = run.report
     click.echo(
-        f"best epoch {report['best_epoch']} of {report['epochs']}, {report['seconds_per_epoch']:.1f} s an epoch, "
+        f"best epoch {report['best_epoch']} of {report['epochs']}, "
+        f"{report['seconds_per_epoch']:.1f} s an epoch, "
         f"{report['seconds_per_validation']:.1f} s a validation, peak memory {report['peak_memory_mb']} MB\n"
         f"run folder: {run.path}"
     )

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from hm4sr.data.dataset import EventLog, Part, ranges
 from hm4sr.types import SeqBatch
 
+_POSITIONS = 16_384
+"""Events of a batch of histories to be judged, roughly."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -130,12 +133,18 @@ class TrainingBatches:
 
 
 def evaluation_batches(log: EventLog, part: Part, max_length: int, batch_size: int) -> Iterator[Windows]:
-    """Histories before the targets of a part, longest first, in batches of equal padded size.
+    """Histories before the targets of a part, longest first, at most `batch_size` in a batch.
+
+    Neighbours in length share a batch, and long ones come fewer at a time, so that there is little padding
+    and no batch needs much memory.
 
     Targets without any event before them are left out, for there is nothing to go by.
     """
     windows = history_windows(log, log.targets(part), max_length)
     windows = windows.take(np.flatnonzero(windows.lengths > 0))
     order = np.argsort(-windows.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield windows.take(order[start : start + batch_size])
+    budget = np.cumsum(np.maximum(windows.lengths[order], _POSITIONS / batch_size))
+    edges = np.flatnonzero(np.diff(budget // _POSITIONS)) + 1
+    for group in np.split(order, edges):
+        if len(group):
+            yield windows.take(group)

@@ -1,10 +1,10 @@
 """A prepared data set on disk: Parquet tables and a manifest with the hash of each.
 
-    events.parquet    user, item (1..), time: sorted by user, then in the order of the user's history
-    users.parquet     user_id, events, train_end, valid_end (counts from the start of the user's history)
-    items.parquet     item_id, title, brand, categories (list), text, image; row r is item number r + 1
-    manifest.json     format, rules, statistics, sources, files (sha256 of each)
-    features/NAME/    vectors of a modality, see `hm4sr.features.store`
+events.parquet    user, item (1..), time: sorted by user, then in the order of the user's history
+users.parquet     user_id, events, train_end, valid_end (counts from the start of the user's history)
+items.parquet     item_id, title, brand, categories (list), text, image; row r is item number r + 1
+manifest.json     format, rules, statistics, sources, files (sha256 of each)
+features/NAME/    vectors of a modality, see `hm4sr.features.store`
 """
 
 from collections.abc import Sequence
@@ -100,9 +100,13 @@ class Dataset:
         """
         path = Path(path)
         if not (path / "manifest.json").is_file():
-            raise UserError(f"{path} is not a prepared data set (no manifest.json): run `hm4sr prepare` first.")
+            raise UserError(
+                f"{path} is not a prepared data set (no manifest.json): run `hm4sr prepare` first."
+            )
         manifest = read_json(path / "manifest.json")
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "files" not in manifest:
+            raise UserError(f"{path} is not a prepared data set: run `hm4sr prepare` first.")
+        if manifest.get("version") != VERSION:
             raise UserError(f"{path} was written by another version of hm4sr: run `hm4sr prepare` again.")
         if verify:
             verify_files(path, manifest["files"])
@@ -183,7 +187,10 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     lengths = np.maximum(lengths, 0)
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    index: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(
+        starts - (ends - lengths), lengths
+    )
+    return index
 
 
 def save_dataset(

@@ -18,4 +18,6 @@ def rank_by_popularity(log: EventLog, num_items: int, part: Part) -> RankedTarge
     targets = log.targets(part)
     items = log.items[targets].astype(np.int64)
     at_least_as_popular = len(counts) - np.searchsorted(np.sort(counts), counts, side="left")
-    return RankedTargets(log.users[targets].astype(np.int64), items, at_least_as_popular[items - 1].astype(np.int64))
+    return RankedTargets(
+        log.users[targets].astype(np.int64), items, at_least_as_popular[items - 1].astype(np.int64)
+    )

@@ -73,7 +73,13 @@ def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.devic
 
 
 def _rank(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
-    candidates = model.item_vectors()
+    with model.fixed_items() as candidates:
+        return _rank_with(model, candidates, log, part, device)
+
+
+def _rank_with(
+    model: SeqRecModel, candidates: Float[Tensor, "V Q"], log: EventLog, part: Part, device: torch.device
+) -> RankedTargets:
     batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
     users, items, ranks = [], [], []
     for windows in evaluation_batches(log, part, model.catalog.max_length, batch_size):

@@ -45,10 +45,13 @@ def run_demo(folder: Path, seed: int = 0, epochs: int = 40) -> Path:
         prepare(shop / "interactions.csv", shop / "items.csv", data)
     dataset = Dataset.open(data)
     for report in extract(dataset, FeatureConfig(text="builtin", image="builtin")):
-        logger.info("%s: %s of %s items have a vector", report.modality, report.present, report.items)
+        logger.info("%s: %s of %s items have a vector", report.modality, report.present, report.num_items)
     runs = {name: _train(name, data, folder / "runs" / name, seed, epochs) for name in MODELS}
     popular = summarise(rank_by_popularity(dataset.events, dataset.num_items, "test").ranks, (5, 10, 20))
-    summaries = [RunSummary("Popularity", popular), *(_summary(MODELS[name], run) for name, run in runs.items())]
+    summaries = [
+        RunSummary("Popularity", popular),
+        *(_summary(MODELS[name], run) for name, run in runs.items()),
+    ]
     page = folder / "report.html"
     write_page(page, "HM4SR on a simulated shop", summaries, show_cases(runs["hm4sr"], dataset, seed))
     return page
@@ -106,7 +109,7 @@ def show_cases(run: Run, dataset: Dataset, seed: int) -> list[Case]:
 def _best_items(run: Run, dataset: Dataset, targets: NDArray[np.int64]) -> Sequence[Sequence[int]]:
     model = run.load_model(dataset)
     windows = history_windows(dataset.events, targets, model.catalog.max_length)
-    scores = model.scores(make_batch(dataset.events, windows), model.item_vectors())
+    scores = model.scores(make_batch(dataset.events, windows), model.fix_items())
     best: list[list[int]] = scores.topk(_RECOMMENDED, dim=1).indices.tolist()
     return best
 
@@ -122,4 +125,6 @@ class _Shelf:
     def __call__(self, item: int, time: int | None = None) -> Shown:
         row = self.rows[item - 1]
         picture = self.root / row["image"] if self.root and row["image"] else None
-        return Shown(row["item_id"], row["title"] or row["item_id"], " › ".join(row["categories"]), time, picture)
+        return Shown(
+            row["item_id"], row["title"] or row["item_id"], " / ".join(row["categories"]), time, picture
+        )

@@ -1,7 +1,8 @@
 """The contract of a model, and the registry of models."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -21,8 +22,8 @@ class ModelConfig(Config):
 class SeqRecModel(nn.Module):
     """A sequential recommender whose score is a dot product of a history's and an item's vector.
 
-    A subclass implements `encode` and `item_vectors`; training, evaluation and serving follow from them. A model
-    whose score does not factorise overrides `scores`.
+    A subclass implements `encode` and `item_vectors`; training, evaluation and serving follow from them. A
+    model whose score does not factorise overrides `scores`.
 
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
@@ -41,6 +42,29 @@ class SeqRecModel(nn.Module):
         self.catalog = catalog
         self.rng = rng
         self.matmul_dtype = torch.float32
+        self._fixed_items: Tensor | None = None
+
+    @contextmanager
+    def fixed_items(self) -> Iterator[Float[Tensor, "V Q"]]:
+        """Within this context the item vectors are computed once, and given: for judging and serving.
+
+        A model that encodes a history from its own item vectors would project the whole catalogue anew for
+        every batch.
+        """
+        try:
+            yield self.fix_items()
+        finally:
+            self._fixed_items = None
+
+    @torch.no_grad()
+    def fix_items(self) -> Float[Tensor, "V Q"]:
+        """Compute the item vectors once and for all; for a model that will not be trained any more."""
+        self._fixed_items = self.item_vectors()
+        return self._fixed_items
+
+    def items_now(self) -> Float[Tensor, "V Q"]:
+        """The item vectors, computed unless they are fixed."""
+        return self.item_vectors() if self._fixed_items is None else self._fixed_items
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Vector of each history: position l stands for the events 0..l."""
@@ -60,7 +84,7 @@ class SeqRecModel(nn.Module):
 
         Args:
             batch: histories.
-            candidates: what `item_vectors` returned, so that it is computed once for many batches.
+            candidates: what `item_vectors` returned; see also `fixed_items`.
         """
         scores = self.last_hidden(batch) @ candidates.T
         scores[:, 0] = -torch.inf
@@ -71,7 +95,9 @@ class SeqRecModel(nn.Module):
         learned = batch.targets > 0
         with self.mixed_precision():
             hidden = self.encode(batch)[learned].float()
-        return {"main": full_softmax_loss(hidden, self.item_vectors(), batch.targets[learned], self.matmul_dtype)}
+        return {
+            "main": full_softmax_loss(hidden, self.item_vectors(), batch.targets[learned], self.matmul_dtype)
+        }
 
     def mixed_precision(self) -> torch.autocast:
         """A context in which linear layers multiply in `matmul_dtype`; nothing changes in float32."""

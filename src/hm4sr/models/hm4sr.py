@@ -34,10 +34,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class HM4SRConfig(ModelConfig):
-    """Settings of HM4SR; the defaults are the paper's, with section 6 of docs/hm4sr.md decided by validation."""
+    """Settings of HM4SR; where paper and released code differ, docs/hm4sr.md says what was chosen and why."""
 
     preset: Literal["paper", "released"] = "paper"
-    """`released` flips every switch to the behaviour of the authors' code (CP is left out: theirs has a slip)."""
+    """`released` flips all switches to what the authors' code does (CP is left out: theirs has a slip)."""
     dim: int = Field(64, gt=0)
     """Width of item and hidden vectors of one modality (D)."""
     layers: int = Field(2, gt=0)
@@ -57,11 +57,11 @@ class HM4SRConfig(ModelConfig):
     train_temporal_experts: bool = True
     """Whether the temporal experts learn; the released code leaves them at their random start."""
     time_embedding: TimeKind = "full"
-    """What routes the temporal experts: interval and absolute time, one of them, or a variant of section 5.5."""
+    """What routes the temporal experts: interval and absolute time, one of them, or one of section 5.5."""
     time_unit: TimeUnit = "days"
     """Unit of absolute time: days since the first training day, or seconds since then."""
     released_time: bool = False
-    """Time in float32, phase inside the frequency factor, small random frequencies: as in the released code."""
+    """Time in float32, phase inside the frequency factor, small random frequencies, as released."""
     interval_scale: float = Field(100.0, gt=0)
     """mu: rows of the interval table for each doubling of the interval."""
     frequency_base: float = Field(10_000.0, gt=1)
@@ -97,13 +97,14 @@ class HM4SRConfig(ModelConfig):
 
 @register("hm4sr")
 class HM4SR(SeqRecModel):
-    """Interactive and Temporal MoE, a causal Transformer for each modality, and CP, IDCL, PCL beside the main loss.
+    """Interactive and Temporal MoE, a causal Transformer for each modality; CP, IDCL and PCL in training.
 
     The modalities stand side by side in one tensor (B L M D): ID first, then those of the catalogue by
     name, so that it runs with text and pictures, with one of them, or with IDs alone.
     """
 
     Config = HM4SRConfig
+    categories: Tensor
     multimodal = True
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
@@ -136,7 +137,9 @@ class HM4SR(SeqRecModel):
                 c.released_time,
                 rng,
             )
-            self.temporal = TemporalMoE(width, self.time.width, c.temporal_experts, c.train_temporal_experts, rng)
+            self.temporal = TemporalMoE(
+                width, self.time.width, c.temporal_experts, c.train_temporal_experts, rng
+            )
         self.encoders = nn.ModuleDict(
             {
                 name: SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
@@ -160,11 +163,11 @@ class HM4SR(SeqRecModel):
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
-        x, _ = self._mix_experts(F.embedding(batch.items, self.item_vectors()), batch)
+        x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
         return torch.cat([self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)], dim=-1)
 
     def _mix_experts(self, x: Float[Tensor, "B L Q"], batch: SeqBatch) -> tuple[Tensor, Tensor | None]:
-        """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors, for the placeholders."""
+        """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors for the placeholders."""
         B, L, _ = x.shape
         e = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
         if self.interactive is not None:
@@ -191,7 +194,9 @@ class HM4SR(SeqRecModel):
         }
         if self.category_head is not None:
             logits = self.category_head(seen[batch.valid])
-            terms["cp"] = c.cp_weight * category_loss(logits, self.categories[batch.items[batch.valid]])
+            terms["cp"] = c.cp_weight * category_loss(
+                logits, F.embedding(batch.items[batch.valid], self.categories)
+            )
         same_target = targets[:, None] == targets
         if c.idcl_weight:
             answer = F.embedding(targets, vectors)[:, : c.dim]
@@ -205,12 +210,12 @@ class HM4SR(SeqRecModel):
     def _encode_twice(
         self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch, learned: Bool[Tensor, "B L"]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """History vectors of each modality at the learned positions, and those of the twins with placeholders."""
+        """History vectors of each modality at the learned positions, and of the twins with placeholders."""
         hidden, twins = [], []
-        replaced = self._draw_replaced(batch) if self.placeholders is not None else None
+        replaced = self._draw_replaced(batch)
         for m, name in enumerate(self.modalities):
             plain = x[:, :, m]
-            if self.placeholders is None or name not in self.placeholders:
+            if self.placeholders is None or m == 0:
                 hidden.append(self.encoders[name](plain)[learned].float())
                 continue
             other = torch.where(replaced, self.placeholders[name](time).to(plain.dtype), plain)
@@ -227,12 +232,17 @@ class HM4SR(SeqRecModel):
             counts = counts.clamp_min(1) * (batch.lengths > 1)
         draws = torch.rand(batch.items.shape, generator=self.rng, device=batch.items.device)
         place = draws.masked_fill(~batch.valid, 2.0).argsort(1).argsort(1)
-        return (place < counts[:, None])[..., None]
+        replaced: Tensor = (place < counts[:, None])[..., None]
+        return replaced
 
     def _placeholder_loss(
-        self, views: list[Tensor], twins: list[Tensor], same_target: Bool[Tensor, "N N"], users: Int[Tensor, "N"]
+        self,
+        views: list[Tensor],
+        twins: list[Tensor],
+        same_target: Bool[Tensor, "N N"],
+        users: Int[Tensor, "N"],
     ) -> Float[Tensor, ""]:
-        """Mean over the modalities of the contrast between a history and its twin with placeholders (eq. 25-26).
+        """Mean over modalities of the contrast between a history and its twin with placeholders (eq. 25-26).
 
         In a pass over all positions, neighbouring prefixes of one user are nearly the same history; they are
         no negatives of each other.

@@ -40,13 +40,16 @@ class CausalSelfAttention(nn.Module):
             mixed = self.dropout(weights) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(B, L, D))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, D))
+        return out
 
 
 class TransformerLayer(nn.Module):
     """Attention and feed-forward, each with dropout, residual and LayerNorm after it."""
 
-    def __init__(self, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float, rng: torch.Generator):
+    def __init__(
+        self, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float, rng: torch.Generator
+    ):
         super().__init__()
         self.attention = CausalSelfAttention(dim, heads, attention_dropout, rng)
         self.norm_attention = nn.LayerNorm(dim, LAYER_NORM_EPS)
@@ -58,7 +61,8 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """One layer."""
         x = self.norm_attention(x + self.dropout(self.attention(x)))
-        return self.norm_out(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+        out: Tensor = self.norm_out(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+        return out
 
 
 class SequenceEncoder(nn.Module):

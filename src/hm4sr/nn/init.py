@@ -22,9 +22,13 @@ def uniform(*shape: int, bound: float, rng: torch.Generator) -> nn.Parameter:
     return nn.Parameter(tensor)
 
 
-def linear(inputs: int, outputs: int, rng: torch.Generator, std: float | None = 0.02, bias: bool = True) -> nn.Linear:
+def linear(
+    inputs: int, outputs: int, rng: torch.Generator, std: float | None = 0.02, bias: bool = True
+) -> nn.Linear:
     """A linear layer with weights N(0, std) and bias 0; `std = None` draws both from U(+-1/sqrt(inputs))."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias, device=_device())
+    layer = nn.Linear(
+        inputs, outputs, bias=bias, device="meta"
+    )  # its own start would draw from the global seed
     if std is None:
         layer.weight = uniform(outputs, inputs, bound=1 / math.sqrt(inputs), rng=rng)
         if bias:
@@ -36,14 +40,14 @@ def linear(inputs: int, outputs: int, rng: torch.Generator, std: float | None = 
     return layer
 
 
-def embedding(rows: int, dim: int, rng: torch.Generator, std: float = 0.02, padding: bool = False) -> nn.Embedding:
+def embedding(
+    rows: int, dim: int, rng: torch.Generator, std: float = 0.02, padding: bool = False
+) -> nn.Embedding:
     """A table drawn from N(0, std); with `padding` row 0 is zero and stays so."""
     table = normal(rows, dim, std=std, rng=rng)
     if padding and not table.is_meta:
         table.data[0] = 0.0
-    layer: nn.Embedding = nn.utils.skip_init(
-        nn.Embedding, rows, dim, padding_idx=0 if padding else None, device=_device()
-    )
+    layer = nn.Embedding(rows, dim, padding_idx=0 if padding else None, device="meta")
     layer.weight = table
     return layer
 

@@ -31,14 +31,21 @@ def full_softmax_loss(
         dtype: number format of the matrix products; sums are kept in float32.
         score_padding: whether padding is a class of the softmax, as in RecBole.
     """
-    loss: Tensor = _ChunkedSoftmax.apply(hidden, item_vectors, targets, dtype, score_padding)
+    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+        hidden, item_vectors, targets, dtype, score_padding
+    )
     return loss
 
 
 class _ChunkedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, item_vectors: Tensor, targets: Tensor, dtype: torch.dtype, score_padding: bool
+        ctx: Any,
+        hidden: Tensor,
+        item_vectors: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        score_padding: bool,
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         h, w = hidden.detach().to(dtype), item_vectors.detach().to(dtype)
@@ -69,7 +76,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return total / num_rows
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden_gradient, vector_gradient = ctx.saved_tensors
         scale = gradient / ctx.num_rows
         return hidden_gradient * scale, vector_gradient * scale, None, None, None
@@ -97,9 +104,7 @@ def in_batch_contrastive(
     return F.cross_entropy(logits.masked_fill(ignored, -torch.inf if exclude else 0.0), index)
 
 
-def category_loss(
-    logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]
-) -> Float[Tensor, ""]:
+def category_loss(logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]) -> Float[Tensor, ""]:
     """Binary cross-entropy with logits, mean over rows and categories (eq. 22).
 
     Args:

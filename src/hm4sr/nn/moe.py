@@ -10,7 +10,7 @@ from hm4sr.nn.init import constant, linear, normal, uniform
 
 
 class InteractiveMoE(nn.Module):
-    """For each modality, experts that read all modalities of an item, routed by the modality's own vector (eq. 7-10)."""
+    """For each modality, experts that read all of them, routed by the modality's own vector (eq. 7-10)."""
 
     def __init__(self, modalities: int, dim: int, experts: int, strength: list[float], rng: torch.Generator):
         super().__init__()
@@ -23,13 +23,14 @@ class InteractiveMoE(nn.Module):
 
     def gates(self, e: Float[Tensor, "B L M D"]) -> Float[Tensor, "B L M K"]:
         """Weight of each expert (eq. 9)."""
-        return (torch.einsum("blmd,mdk->blmk", e, self.gate_weight) + self.gate_bias).softmax(-1)
+        logits: Tensor = torch.einsum("blmd,mdk->blmk", e, self.gate_weight) + self.gate_bias
+        return logits.softmax(-1)
 
     def forward(self, e: Float[Tensor, "B L M D"]) -> Float[Tensor, "B L M D"]:
         """Add to each modality what its experts find in all of them."""
         B, L, M, D = e.shape
         found = self.experts(e.flatten(2)).view(B, L, M, -1, D)
-        mixed = (self.gates(e).unsqueeze(-2) @ found).squeeze(-2)
+        mixed: Tensor = (self.gates(e).unsqueeze(-2) @ found).squeeze(-2)
         return e + self.strength[:, None] * mixed
 
 

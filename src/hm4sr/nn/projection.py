@@ -11,7 +11,7 @@ from hm4sr.types import ItemFeatures
 
 
 class FeatureProjection(nn.Module):
-    """x = W f + b for every item of the catalogue; a learned stand-in where the modality is missing (eq. 4-5).
+    """x = W f + b for every item of the catalogue; a learned stand-in where f is missing (eq. 4-5).
 
     The features are a constant: they are not part of the state that is saved and get no gradient.
     """
@@ -36,9 +36,12 @@ class FeatureProjection(nn.Module):
             dtype: number format of the product; the result is float32.
         """
         if dtype == torch.float32:
-            x = self.linear(self.features.float())
+            x: Tensor = self.linear(self.features.float())
         else:
-            x = _FrozenProduct.apply(self._features_in(dtype), self.linear.weight) + self.linear.bias
+            product = _FrozenProduct.apply(  # type: ignore[no-untyped-call]
+                self._features_in(dtype), self.linear.weight
+            )
+            x = product + self.linear.bias
         if self.stand_in is not None:
             x = torch.where(self.missing[:, None], self.stand_in, x)
         return x
@@ -59,6 +62,6 @@ class _FrozenProduct(torch.autograd.Function):
         return (features @ weight.to(features.dtype).T).float()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         (features,) = ctx.saved_tensors
         return None, (gradient.to(features.dtype).T @ features).float()

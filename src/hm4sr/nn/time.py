@@ -56,7 +56,9 @@ class AbsoluteTime(nn.Module):
 
     inverse: Tensor
 
-    def __init__(self, dim: int, base: float, clock: Clock, unit: TimeUnit, released: bool, rng: torch.Generator):
+    def __init__(
+        self, dim: int, base: float, clock: Clock, unit: TimeUnit, released: bool, rng: torch.Generator
+    ):
         super().__init__()
         self.unit, self.released = unit, released
         self.origin = clock.first // SECONDS_PER_DAY * SECONDS_PER_DAY

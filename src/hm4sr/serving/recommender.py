@@ -7,7 +7,6 @@ history = [("B0001", 1405296000), ("B0002", 1405382400)]
 print(recommender.recommend(histories=history).table())
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hm4sr.data.batches import Windows, make_batch
 from hm4sr.data.dataset import Dataset, EventLog, ranges
@@ -45,7 +43,8 @@ class Recommender:
         self._device = device or torch.device("cpu")
         self._item_numbers = {item: row + 1 for row, item in enumerate(self.catalogue["item_id"].to_list())}
         self._user_rows = {user: row for row, user in enumerate(dataset.users["user_id"].to_list())}
-        self._model, self._candidates = _with_fixed_items(model.eval())
+        self._model = model.eval()
+        self._candidates = self._model.fix_items()
 
     @classmethod
     def load(cls, run: str | Path, data: str | Path | None = None, device: str = "auto") -> "Recommender":
@@ -217,16 +216,3 @@ class Recommender:
             last=int(log.times.max(initial=0)) if log.num_events else 0,
             gap=int(np.median(gaps)) if len(gaps) else 0,
         )
-
-
-@torch.inference_mode()
-def _with_fixed_items(model: SeqRecModel) -> tuple[SeqRecModel, Tensor]:
-    """A view of a model whose item vectors are computed once, and those vectors (V x Q).
-
-    HM4SR encodes a history from its own `item_vectors`; for 20,000 items with two 768-wide features,
-    projecting them anew took 98 % of the time of a request. The caller's model stays as it is.
-    """
-    vectors: Tensor = model.item_vectors()
-    fixed = copy.copy(model)
-    fixed.item_vectors = lambda: vectors  # type: ignore[method-assign]
-    return fixed, vectors

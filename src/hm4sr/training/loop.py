@@ -19,6 +19,7 @@ from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
 from hm4sr.evaluation.ranking import RankedTargets, rank_part
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.dropout import Dropout
 from hm4sr.progress import track
 from hm4sr.runtime import (
     choose_device,
@@ -58,7 +59,7 @@ def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) 
     if device.type != "cpu":
         model.rng = torch_generator(experiment.seed, "model", str(device))
         for module in model.modules():
-            if hasattr(module, "rng"):
+            if isinstance(module, Dropout):
                 module.rng = model.rng
     return model.to(device)
 
@@ -140,7 +141,7 @@ def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecMod
     parallel = experiment.train.parallel
     if parallel and not model.parallel:
         raise UserError(
-            f"train.parallel = true is not exact for {model.name}, whose positions see later events: leave it out."
+            f"train.parallel = true is not exact for {model.name}, which sees later events: leave it out."
         )
     windows = training_windows(
         dataset.events,
@@ -175,14 +176,20 @@ def _train_epoch(
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach()
     means = {name: float(total) / len(groups) for name, total in sums.items()}
     if not all(math.isfinite(mean) for mean in means.values()):
-        raise UserError(f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again.")
+        raise UserError(
+            f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again."
+        )
     return means
 
 
 def describe_epoch(row: dict[str, Any], monitor: str, progress: Progress) -> str:
     """One line about an epoch."""
     losses = " ".join(f"{name} {value:.4f}" for name, value in row["losses"].items())
-    best = "best" if progress.best_epoch == row["epoch"] else f"best {progress.best_score:.4f} at {progress.best_epoch}"
+    best = (
+        "best"
+        if progress.best_epoch == row["epoch"]
+        else f"best {progress.best_score:.4f} at {progress.best_epoch}"
+    )
     return (
         f"epoch {row['epoch']:3d}  {losses}  valid {monitor} {row['valid'][monitor]:.4f} ({best})  "
         f"{row['train_seconds']:.1f} s + {row['valid_seconds']:.1f} s"

@@ -1,9 +1,9 @@
 """The run folder: everything a trained model needs to be used, checked and compared.
 
-    config.json  model.safetensors  items.parquet  data.json  metrics.jsonl  report.json  ranks.parquet
-    environment.json                versions, threads, device
-    resume/                         state after the last epoch, while training goes on
-    manifest.json                   sha256 of every file but resume/; written last, so it marks a finished run
+config.json  model.safetensors  items.parquet  data.json  metrics.jsonl  report.json  ranks.parquet
+environment.json                versions, threads, device
+resume/                         state after the last epoch, while training goes on
+manifest.json                   sha256 of every file but resume/; written last, so it marks a finished run
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
-from hm4sr.features.store import feature_folder
+from hm4sr.features.store import read_feature_manifest
 from hm4sr.files import atomic_file, hash_files, read_json, verify_files, write_json
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import choose_device, describe_machine
@@ -29,6 +29,7 @@ from hm4sr.training.loop import TrainedModel, build_model, train
 from hm4sr.training.settings import Experiment
 
 FORMAT = "hm4sr-run"
+VERSION = 1
 FILES = [
     "config.json",
     "data.json",
@@ -61,6 +62,9 @@ def train_run(
         UserError: the folder holds something else, or the interrupted run had other settings or data.
     """
     dataset = Dataset.open(experiment.data.path)
+    # Named once and for all: a modality extracted later must not change what this run is.
+    pinned = experiment.data.model_copy(update={"features": experiment.modalities(dataset)})
+    experiment = experiment.model_copy(update={"data": pinned})
     config = experiment.resolved()
     state = path / "resume"
     if resume and (path / "manifest.json").is_file():
@@ -77,7 +81,9 @@ def train_run(
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is not empty and is not a run folder: name another one with --out.")
         if not force:
-            raise UserError(f"{path} holds a run already: add --resume to continue it or --force to replace it.")
+            raise UserError(
+                f"{path} holds a run already: add --resume to continue it or --force to replace it."
+            )
         shutil.rmtree(path)
     if not resume:
         _check_buildable(experiment, dataset)
@@ -97,17 +103,18 @@ def _check_buildable(experiment: Experiment, dataset: Dataset) -> None:
 
 def _identity(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
     """Content hashes of everything the model is trained on."""
-    names = experiment.modalities(dataset)
-    manifests = {name: read_json(feature_folder(dataset, name) / "manifest.json") for name in names}
+    manifests = {name: read_feature_manifest(dataset, name) for name in experiment.modalities(dataset)}
     return {
-        "path": str(dataset.path),
+        "path": str(dataset.path.resolve()),
         "files": dataset.hashes,
         "features": {name: manifest["files"] for name, manifest in manifests.items()},
     }
 
 
 def _expect_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    different = sorted(key for key in old.keys() | new.keys() if key != "path" and old.get(key) != new.get(key))
+    different = sorted(
+        key for key in old.keys() | new.keys() if key != "path" and old.get(key) != new.get(key)
+    )
     if different:
         raise UserError(
             f"{path} was started with other {what} ({', '.join(different)} differ): "
@@ -128,7 +135,9 @@ def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Exper
         )
     write_json(path / "environment.json", describe_machine(choose_device(experiment.train.device)))
     write_json(path / "report.json", trained.report)
-    write_json(path / "manifest.json", {"format": FORMAT, "version": 1, "files": hash_files(path, FILES)})
+    write_json(
+        path / "manifest.json", {"format": FORMAT, "version": VERSION, "files": hash_files(path, FILES)}
+    )
 
 
 class Run:
@@ -159,12 +168,18 @@ class Run:
             hint = "it was interrupted: continue it with `hm4sr train ... --resume`"
             raise UserError(
                 f"{path} is not a finished run (no manifest.json): "
-                + (hint if (path / "config.json").is_file() else "give the folder of a run made by `hm4sr train`")
+                + (
+                    hint
+                    if (path / "config.json").is_file()
+                    else "give the folder of a run made by `hm4sr train`"
+                )
                 + "."
             )
         manifest = read_json(path / "manifest.json")
-        if manifest.get("format") != FORMAT:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "files" not in manifest:
             raise UserError(f"{path} is not a run folder: give the folder of a run made by `hm4sr train`.")
+        if manifest.get("version") != VERSION:
+            raise UserError(f"{path} was written by another version of hm4sr: train again.")
         verify_files(path, manifest["files"])
         return cls(path)
 
@@ -193,13 +208,20 @@ class Run:
             UserError: it is not there, or it is other data.
         """
         recorded = read_json(self.path / "data.json")
-        dataset = Dataset.open(path or recorded["path"])
+        place = Path(path or recorded["path"])
+        if not place.exists():
+            raise UserError(
+                f"{place}, the data that {self.path} was trained on, is not there: name it with --data."
+            )
+        dataset = Dataset.open(place)
         if dataset.hashes != recorded["files"]:
-            raise UserError(f"{dataset.path} is not the data that {self.path} was trained on: name it with --data.")
+            raise UserError(
+                f"{dataset.path} is not the data that {self.path} was trained on: name it with --data."
+            )
         for name, files in recorded["features"].items():
-            if read_json(feature_folder(dataset, name) / "manifest.json")["files"] != files:
+            if read_feature_manifest(dataset, name)["files"] != files:
                 raise UserError(
-                    f"{dataset.path} has other {name} features than {self.path} was trained on: extract them again."
+                    f"{dataset.path} has other {name} features than {self.path} was trained on: extract anew."
                 )
         return dataset
 
@@ -214,5 +236,7 @@ class Run:
         try:
             model.load_state_dict(load_file(self.path / "model.safetensors", device=str(device)))
         except (SafetensorError, RuntimeError) as error:
-            raise UserError(f"{self.path}/model.safetensors does not fit its config.json: train again.") from error
+            raise UserError(
+                f"{self.path}/model.safetensors does not fit its config.json: train again."
+            ) from error
         return model.eval()

@@ -66,8 +66,8 @@ class Experiment(Config):
     data: DataConfig
     model: dict[str, Any]
     """`name`, and the settings of that model."""
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     seed: int = Field(1, ge=0, lt=2**31)
     """Seed of all generators."""
 
@@ -99,7 +99,9 @@ class Experiment(Config):
     def model_class(self) -> type[SeqRecModel]:
         """The model that `model.name` names."""
         if "name" not in self.model:
-            raise UserError("the key 'model.name' is missing: add for example name = \"hm4sr\" under [model].")
+            raise UserError(
+                "the key 'model.name' is missing: add for example name = \"hm4sr\" under [model]."
+            )
         return get_model(self.model["name"])
 
     def modalities(self, dataset: Dataset) -> tuple[str, ...]:
