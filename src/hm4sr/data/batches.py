@@ -23,12 +23,14 @@ class Windows:
         lengths: number of input events.
         first_target: how many leading positions of the window have nothing to learn.
         users: whose events they are.
+        width: length to pad to; 0 takes the longest window's.
     """
 
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
     first_target: NDArray[np.int64]
     users: NDArray[np.int64]
+    width: int = 0
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -38,9 +40,10 @@ class Windows:
         """Number of targets of each window."""
         return self.lengths - self.first_target
 
-    def take(self, index: NDArray[np.int64]) -> "Windows":
-        """The windows of the given numbers, in that order."""
-        return Windows(self.starts[index], self.lengths[index], self.first_target[index], self.users[index])
+    def take(self, index: NDArray[np.int64], width: int = 0) -> "Windows":
+        """The windows of the given numbers, in that order, to be padded to `width`."""
+        columns = (self.starts, self.lengths, self.first_target, self.users)
+        return Windows(*(column[index] for column in columns), width)
 
 
 def training_windows(log: EventLog, max_length: int, parallel: bool, context: int = 0) -> Windows:
@@ -87,7 +90,7 @@ def history_windows(log: EventLog, targets: NDArray[np.int64], max_length: int) 
 
 def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
     """Gather windows into padded tensors; the target of a position is the event after it."""
-    width = int(windows.lengths.max(initial=1))
+    width = windows.width or int(windows.lengths.max(initial=1))
     position = np.arange(width)
     real = position < windows.lengths[:, None]
     index = windows.starts[:, None] + np.minimum(position, np.maximum(windows.lengths - 1, 0)[:, None])
@@ -102,13 +105,29 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
     )
 
 
+def padded_lengths(max_length: int) -> list[int]:
+    """The few lengths that training rows are padded to: each at most a quarter longer than the one before.
+
+    A batch then has one of a few shapes. Kernels that are compiled for a shape (bfloat16 products on
+    processors, compiled graphs) are compiled once and reused; with a shape a batch, that took a sixth of a step
+    and most of the memory.
+    """
+    lengths = [1]
+    while lengths[-1] < max_length:
+        lengths.append(min(max_length, max(lengths[-1] + 1, lengths[-1] * 5 // 4)))
+    return lengths
+
+
 class TrainingBatches:
-    """Batches of about `batch_targets` targets, grouped by length, in a new order every epoch."""
+    """Batches of at most `batch_targets` targets, grouped by length, in a new order every epoch."""
 
     def __init__(self, log: EventLog, windows: Windows, batch_targets: int):
         self.log = log
         self.windows = windows
         self.batch_targets = batch_targets
+        longest = int(windows.lengths.max(initial=1))
+        self._widths = np.array(padded_lengths(longest))
+        self._bucket = np.searchsorted(self._widths, windows.lengths)
 
     @property
     def num_targets(self) -> int:
@@ -118,18 +137,26 @@ class TrainingBatches:
     def epoch(self, rng: np.random.Generator) -> list[Windows]:
         """Cut the windows into batches for one epoch.
 
-        Windows of one length stand together, so that there is next to no padding; which of them share a
-        batch, and the order of the batches, is drawn anew.
+        Windows of about one length stand together, so that there is little padding; which of them share a
+        batch, and the order of the batches, is drawn anew. What does not fill a batch of its length joins the
+        next longer ones, so that all batches but the last are full.
         """
         shuffled = rng.permutation(len(self.windows))
-        order = shuffled[np.argsort(self.windows.lengths[shuffled], kind="stable")]
-        total = np.cumsum(self.windows.targets[order])
-        if not len(total):
-            return []
-        num_batches = max(1, round(int(total[-1]) / self.batch_targets))
-        edges = np.searchsorted(total, np.linspace(0, total[-1], num_batches + 1)[1:-1])
-        groups = [group for group in np.split(order, edges) if len(group)]
-        return [self.windows.take(groups[number]) for number in rng.permutation(len(groups))]
+        order = shuffled[np.argsort(self._bucket[shuffled], kind="stable")]
+        edges = np.searchsorted(self._bucket[order], np.arange(len(self._widths) + 1))
+        targets = self.windows.targets
+        batches: list[Windows] = []
+        waiting = order[:0]
+        for number, width in enumerate(self._widths):
+            waiting = np.concatenate([waiting, order[edges[number] : edges[number + 1]]])
+            if not len(waiting):
+                continue
+            size = max(1, self.batch_targets // int(targets[waiting].max()))
+            full = len(waiting) // size * size if number + 1 < len(self._widths) else len(waiting)
+            for start in range(0, full, size):
+                batches.append(self.windows.take(waiting[start : min(start + size, full)], int(width)))
+            waiting = waiting[full:]
+        return [batches[number] for number in rng.permutation(len(batches))]
 
 
 def evaluation_batches(log: EventLog, part: Part, max_length: int, batch_size: int) -> Iterator[Windows]:
@@ -143,7 +170,8 @@ def evaluation_batches(log: EventLog, part: Part, max_length: int, batch_size: i
     windows = history_windows(log, log.targets(part), max_length)
     windows = windows.take(np.flatnonzero(windows.lengths > 0))
     order = np.argsort(-windows.lengths, kind="stable")
-    budget = np.cumsum(np.maximum(windows.lengths[order], _POSITIONS / batch_size))
+    share = -(-_POSITIONS // batch_size)  # in whole events: rounding could let one too many in
+    budget = np.cumsum(np.maximum(windows.lengths[order], share))
     edges = np.flatnonzero(np.diff(budget // _POSITIONS)) + 1
     for group in np.split(order, edges):
         if len(group):
