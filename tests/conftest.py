@@ -1,6 +1,6 @@
 """Settings of all tests: shapes in signatures are enforced, and property tests do not depend on the clock.
 
-The import hook must be in place before the annotated modules are first imported, so it is the first thing here.
+The import hook must be in place before the annotated modules are first imported, so it comes first.
 """
 
 from jaxtyping import install_import_hook

@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
+from safetensors.torch import load_file, save_file
+
 from contract.catalogs import (
     MAX_LENGTH,
     SPRING,
@@ -16,9 +19,6 @@ from contract.catalogs import (
     widened,
     without_dropout,
 )
-from jaxtyping import TypeCheckError
-from safetensors.torch import load_file, save_file
-
 from hm4sr.models import get_model, registered_models
 from hm4sr.models.base import SeqRecModel
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
@@ -194,6 +194,37 @@ def test_a_seed_decides_the_losses_to_the_last_bit(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_losses_in_bfloat16_are_close(name):
+    """A bfloat16 is good to 2^-8; the products pass through a few layers that keep their scale."""
+    model, batch = small_model(name, seed=1, **without_dropout(name)).train(), training_batch(name)
+    exact = {key: term.item() for key, term in model.losses(batch).items()}
+    model = small_model(name, seed=1, **without_dropout(name)).train()
+    model.matmul_dtype = torch.bfloat16
+    terms = model.losses(batch)
+    torch.stack(list(terms.values())).sum().backward()
+    for key, term in terms.items():
+        assert term.item() == pytest.approx(exact[key], rel=8 * 2**-8, abs=8 * 2**-8)
+    for parameter in model.parameters():
+        assert parameter.grad.dtype == parameter.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_item_vectors_are_fixed_within_their_context_alone(name):
+    model, batch = small_model(name), training_batch(name)
+    expected = scores(model, batch)
+    with torch.no_grad(), model.fixed_items() as vectors:
+        torch.testing.assert_close(model.scores(batch, vectors), expected, rtol=1e-6, atol=1e-6)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=0.1)
+    total_loss(model, batch).backward()
+    optimizer.step()
+    fresh = small_model(name, seed=2)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(scores(model, batch), scores(fresh, batch))
+    assert not torch.equal(scores(model, batch), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_builds_on_the_meta_device(name):
     real = small_model(name)
     with torch.device("meta"):
@@ -215,7 +246,7 @@ def small_catalog_on_cpu() -> Catalog:
 def test_finds_a_planted_answer(name):
     """After item i comes item i + 1, round and round: chance is right once in 20 times, the answer always."""
     num_items, parallel = 20, get_model(name).parallel
-    settings = {key: 0.1 for key in without_dropout(name)}
+    settings = dict.fromkeys(without_dropout(name), 0.1)
     model = small_model(name, small_catalog(num_items), seed=3, **settings).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     rng = torch.Generator().manual_seed(4)
@@ -297,9 +328,9 @@ def test_the_first_loss_is_that_of_a_uniform_guess(name):
 
 
 def test_the_first_loss_of_hm4sr_is_the_one_that_theory_gives():
-    """Each modality adds d s^2 |f|^2 to the variance of the scores, f being the unit feature vector (1 for the ID).
+    """Each modality adds d s^2 |f|^2 to the variance of the scores, f the item's feature (|f| = 1 here).
 
-    Three modalities of d = 64 and s = 0.02 give a variance of 0.077, so the loss starts 0.038 above ln(V - 1).
+    Three modalities of d = 64 and s = 0.02 give a variance of 0.077: the loss starts 0.038 above ln(V - 1).
     The sample's own noise, the mean of N scores of that variance, is at most 4 standard errors.
     """
     model, batch = initial_state("hm4sr")

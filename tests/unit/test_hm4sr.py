@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from contract.catalogs import SPRING, histories, small_catalog, small_model, widened
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from contract.catalogs import SPRING, histories, small_catalog, small_model, widened
 from hm4sr.config import Config
 from hm4sr.errors import UserError
 from hm4sr.models.hm4sr import HM4SR, HM4SRConfig
@@ -531,7 +531,7 @@ class Oracle:
         return vectors
 
     def flat_x(self, item: int) -> Tensor:
-        return torch.tensor(sum(self.x(item), []))
+        return torch.tensor(self.x(item)).flatten()
 
     def events(self, batch: SeqBatch, row: int) -> tuple[list[list[list[float]]], list[list[float]]]:
         """Eq. 6-16: after both experts, for each event and modality; and the time vectors."""
