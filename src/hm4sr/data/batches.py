@@ -42,8 +42,9 @@ class Windows:
 
     def take(self, index: NDArray[np.int64], width: int = 0) -> "Windows":
         """The windows of the given numbers, in that order, to be padded to `width`."""
-        columns = (self.starts, self.lengths, self.first_target, self.users)
-        return Windows(*(column[index] for column in columns), width)
+        return Windows(
+            self.starts[index], self.lengths[index], self.first_target[index], self.users[index], width
+        )
 
 
 def training_windows(log: EventLog, max_length: int, parallel: bool, context: int = 0) -> Windows:
@@ -108,9 +109,9 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
 def padded_lengths(max_length: int) -> list[int]:
     """The few lengths that training rows are padded to: each at most a quarter longer than the one before.
 
-    A batch then has one of a few shapes. Kernels that are compiled for a shape (bfloat16 products on
-    processors, compiled graphs) are compiled once and reused; with a shape a batch, that took a sixth of a step
-    and most of the memory.
+    A batch then has one of a few shapes. Kernels that are compiled for a shape (bfloat16 products on a CPU,
+    compiled graphs) are compiled once and reused; with a shape a batch, that took a sixth of a step and most
+    of the memory.
     """
     lengths = [1]
     while lengths[-1] < max_length:

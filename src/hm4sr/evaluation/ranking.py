@@ -13,8 +13,8 @@ from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
 from hm4sr.models.base import SeqRecModel
 
-_CHUNK_SCORES = 16_000_000
-"""Scores alive at a time: 64 MB in float32."""
+_CHUNK_SCORES = 4_000_000
+"""Scores alive at a time: 16 MB in float32, which stay in the processor's cache."""
 
 
 @dataclass(frozen=True)

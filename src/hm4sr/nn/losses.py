@@ -1,5 +1,6 @@
 """Loss terms shared by the models."""
 
+import math
 from typing import Any
 
 import torch
@@ -48,11 +49,14 @@ class _ChunkedSoftmax(torch.autograd.Function):
         score_padding: bool,
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        h, w = hidden.detach().to(dtype), item_vectors.detach().to(dtype)
-        num_rows = len(h)
-        chunk = max(1, _CHUNK_ELEMENTS // len(w))
+        num_rows, w = len(hidden), item_vectors.detach().to(dtype)
+        chunk = _chunk_rows(num_rows, len(w))
+        # Rows of zeros fill up the last chunk: they add nothing to the gradient, and equal shapes are reused.
+        h = F.pad(hidden.detach().to(dtype), (0, 0, 0, -num_rows % chunk))
         total = torch.zeros((), dtype=torch.float32, device=h.device)
-        hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
+        hidden_gradient = (
+            torch.empty(h.shape, dtype=hidden.dtype, device=h.device) if needs_gradient else None
+        )
         vector_gradient = torch.zeros_like(item_vectors) if needs_gradient else None
         for start in range(0, num_rows, chunk):
             rows, wanted = h[start : start + chunk], targets[start : start + chunk, None]
@@ -60,17 +64,20 @@ class _ChunkedSoftmax(torch.autograd.Function):
             if not score_padding:
                 logits[:, 0] = -torch.inf
             if dtype == torch.float32:
-                total += (logits.logsumexp(1, keepdim=True) - logits.gather(1, wanted)).sum()
+                real = logits[: len(wanted)]
+                total += (real.logsumexp(1, keepdim=True) - real.gather(1, wanted)).sum()
             probability = logits.softmax(1)
             if dtype != torch.float32:
                 # The rounded probabilities are at hand anyway; a second pass for the exact sum would not pay.
-                total -= probability.gather(1, wanted).float().clamp_min(_TINY).log().sum()
+                total -= probability[: len(wanted)].gather(1, wanted).float().clamp_min(_TINY).log().sum()
             if hidden_gradient is not None and vector_gradient is not None:
                 # On the flat view: scatter_add_ would copy the whole chunk twice.
-                place = torch.arange(len(rows), device=h.device) * len(w) + wanted[:, 0]
+                place = torch.arange(len(wanted), device=h.device) * len(w) + wanted[:, 0]
                 probability.view(-1).index_add_(0, place, torch.full_like(place, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w
                 vector_gradient += probability.T @ rows
+        if hidden_gradient is not None:
+            hidden_gradient = hidden_gradient[:num_rows]
         ctx.num_rows = num_rows
         ctx.save_for_backward(hidden_gradient, vector_gradient)
         return total / num_rows
@@ -80,6 +87,13 @@ class _ChunkedSoftmax(torch.autograd.Function):
         hidden_gradient, vector_gradient = ctx.saved_tensors
         scale = gradient / ctx.num_rows
         return hidden_gradient * scale, vector_gradient * scale, None, None, None
+
+
+def _chunk_rows(num_rows: int, num_items: int) -> int:
+    """Rows of a chunk: equal chunks, a multiple of 64 where that fits."""
+    most = max(1, _CHUNK_ELEMENTS // num_items)
+    rows = math.ceil(num_rows / math.ceil(num_rows / most))
+    return min(most, math.ceil(rows / 64) * 64)
 
 
 def in_batch_contrastive(
