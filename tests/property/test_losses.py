@@ -75,7 +75,7 @@ def test_bfloat16_is_close(seed, N, V, Q):
     """A number of bfloat16 is good to 2^-8 (half of it when rounded to nearest).
 
     Of a logit sum(h w), the rounding of h, of w and of the sum cost at most 3/2 2^-8 of sum(|h w|); the loss,
-    a difference of a logit and an average of them, costs twice that, and the rounded probability another 2^-8.
+    a difference of a logit and an average of them, costs twice that, the rounded probability another 2^-8.
     The gradient is the probability's error, at most as large, times the vectors.
     """
     hidden, vectors, targets = problem(seed, N, V, Q, V, scale=0.5)
