@@ -94,6 +94,8 @@ def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     if first["type"] == "missing":
         return f"{where}: the key {key!r} is missing: add it."
     message = first["msg"].removeprefix("Value error, ")
+    if not key:  # a rule about several keys at once
+        return f"{where}: {message}: change one of them."
     return f"{where}: {key} = {first['input']!r} is not accepted: {message[:1].lower()}{message[1:]}."
 
 

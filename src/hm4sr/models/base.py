@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hm4sr.config import Config
@@ -17,6 +18,29 @@ from hm4sr.types import Catalog, SeqBatch
 
 class ModelConfig(Config):
     """Settings of a model; each model has a subclass of its own."""
+
+
+class TransformerConfig(ModelConfig):
+    """Settings of a model made of Transformer layers; the defaults are the paper's (5.1.4)."""
+
+    dim: int = Field(64, gt=0)
+    """Width of item and hidden vectors (D), of one modality where there are several."""
+    layers: int = Field(2, gt=0)
+    """Transformer layers."""
+    heads: int = Field(2, gt=0)
+    """Attention heads; must divide `dim`."""
+    inner: int = Field(256, gt=0)
+    """Width of the feed-forward part."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout of inputs and residual branches."""
+    attention_dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout of attention weights."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> "TransformerConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
 
 
 class SeqRecModel(nn.Module):

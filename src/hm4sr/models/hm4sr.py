@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hm4sr.models.base import ModelConfig, SeqRecModel, register
+from hm4sr.models.base import SeqRecModel, TransformerConfig, register
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear
 from hm4sr.nn.losses import category_loss, full_softmax_loss, in_batch_contrastive
@@ -33,23 +33,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Named settings; keys given beside `preset` win over it."""
 
 
-class HM4SRConfig(ModelConfig):
+class HM4SRConfig(TransformerConfig):
     """Settings of HM4SR; where paper and released code differ, docs/hm4sr.md says what was chosen and why."""
 
     preset: Literal["paper", "released"] = "paper"
     """`released` flips all switches to what the authors' code does (CP is left out: theirs has a slip)."""
-    dim: int = Field(64, gt=0)
-    """Width of item and hidden vectors of one modality (D)."""
-    layers: int = Field(2, gt=0)
-    """Layers of each modality's Transformer."""
-    heads: int = Field(2, gt=0)
-    """Attention heads; must divide `dim`."""
-    inner: int = Field(256, gt=0)
-    """Width of the feed-forward part."""
-    dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout of inputs and residual branches."""
-    attention_dropout: float = Field(0.5, ge=0, lt=1)
-    """Dropout of attention weights."""
     interactive_experts: int = Field(4, ge=0)
     """K1; 0 removes the Interactive MoE (ablation -IMoE)."""
     temporal_experts: int = Field(4, ge=0)

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
-from hm4sr.models.base import ModelConfig, SeqRecModel, register
+from hm4sr.models.base import SeqRecModel, TransformerConfig, register
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding
 from hm4sr.types import Catalog, SeqBatch
@@ -21,21 +20,7 @@ class SASRec(SeqRecModel):
     original's binary loss with one negative.
     """
 
-    class Config(ModelConfig):
-        """Settings of SASRec."""
-
-        dim: int = Field(64, gt=0)
-        """Width of item and hidden vectors (D)."""
-        layers: int = Field(2, gt=0)
-        """Transformer layers."""
-        heads: int = Field(2, gt=0)
-        """Attention heads; must divide `dim`."""
-        inner: int = Field(256, gt=0)
-        """Width of the feed-forward part."""
-        dropout: float = Field(0.5, ge=0, lt=1)
-        """Dropout of inputs and residual branches."""
-        attention_dropout: float = Field(0.5, ge=0, lt=1)
-        """Dropout of attention weights."""
+    Config = TransformerConfig
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
