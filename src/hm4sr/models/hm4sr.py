@@ -187,9 +187,8 @@ class HM4SR(SeqRecModel):
             )
         same_target = targets[:, None] == targets
         if c.idcl_weight:
-            answer = F.embedding(targets, vectors)[:, : c.dim]
             terms["idcl"] = c.idcl_weight * in_batch_contrastive(
-                hidden[0], answer, same_target, c.temperature, c.exclude_false_negatives
+                hidden[0], self.items(targets), same_target, c.temperature, c.exclude_false_negatives
             )
         if twins:
             terms["pcl"] = c.pcl_weight * self._placeholder_loss(hidden[1:], twins, same_target, users)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 4_000_000
-"""Logits alive at a time: 8 MB in bfloat16, 16 MB in float32."""
+_CHUNK_ELEMENTS = 8_000_000
+"""Logits alive at a time: 16 MB in bfloat16, 32 MB in float32."""
 _TINY = 1e-37
 
 
@@ -112,10 +112,10 @@ def in_batch_contrastive(
         temperature: divides the cosine.
         exclude: leave such pairs out of the sum; otherwise their logit is 0, as in the released code.
     """
-    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
+    logits = (F.normalize(queries, dim=1) / temperature) @ F.normalize(keys, dim=1).T
     index = torch.arange(len(logits), device=logits.device)
-    ignored = not_negative & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    return F.cross_entropy(logits.masked_fill(ignored, -torch.inf if exclude else 0.0), index)
+    ignored = not_negative.clone().fill_diagonal_(False)
+    return F.cross_entropy(logits.masked_fill_(ignored, -torch.inf if exclude else 0.0), index)
 
 
 def category_loss(logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]) -> Float[Tensor, ""]:
