@@ -310,7 +310,32 @@ def test_force_is_needed_to_replace_a_run(dataset, run, tmp_path):
     assert replaced.report["epochs"] == 1
 
 
+def test_a_mistake_in_the_settings_does_not_cost_the_run_that_was_to_be_replaced(dataset, run, tmp_path):
+    path = copied(run, tmp_path)
+    values = experiment_on(dataset).resolved()
+    values["model"]["heads"] = 3
+    with pytest.raises(ValueError, match="heads"):
+        train_run(Experiment.build(values, "test"), path, force=True)
+    assert Run.open(path).report == run.report
+
+
+def test_a_run_interrupted_within_its_first_epoch_starts_anew(dataset, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "rank_part", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(experiment_on(dataset, epochs=1), path)
+    with pytest.raises(UserError, match="leave out --resume"):
+        train_run(experiment_on(dataset, epochs=1), path, resume=True)
+    assert train_run(experiment_on(dataset, epochs=1), path).report["epochs"] == 1
+
+
+def interrupt(*_: Any) -> RankedTargets:
+    raise KeyboardInterrupt
+
+
 def test_a_folder_of_something_else_is_never_replaced(dataset, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / "photo.jpg").write_text("mine")
     with pytest.raises(UserError, match="not a run folder"):
         train_run(experiment_on(dataset), tmp_path, force=True)

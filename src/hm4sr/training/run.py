@@ -77,19 +77,21 @@ def train_run(
     if resume:
         _expect_same(path, "settings", read_json(path / "config.json"), config)
         _expect_same(path, "data", read_json(path / "data.json"), _identity(dataset, experiment))
-    elif path.exists() and any(path.iterdir()):
-        if not (path / "config.json").is_file():
+    else:
+        replace = path.exists() and any(path.iterdir())
+        if replace and not all((path / name).is_file() for name in ("config.json", "data.json")):
             raise UserError(f"{path} is not empty and is not a run folder: name another one with --out.")
-        if not force:
+        # What was interrupted within its first epoch holds nothing that could be lost.
+        if replace and not force and ((path / "manifest.json").is_file() or saved_states(state)):
             raise UserError(
                 f"{path} holds a run already: add --resume to continue it or --force to replace it."
             )
-        shutil.rmtree(path)
-    if not resume:
         _check_buildable(experiment, dataset)
+        if replace:
+            shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
         write_json(path / "data.json", _identity(dataset, experiment))
+        write_json(path / "config.json", config)
     trained = train(experiment, dataset, state, resume, on_epoch)
     _save(path, trained, dataset, experiment)
     shutil.rmtree(state)
