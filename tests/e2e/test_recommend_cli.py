@@ -212,7 +212,7 @@ FILES = {
         (["--user", "42", "--out", "missing/out.csv"], "missing is not a folder"),
         (["--user", "42", "--out", "good.csv"], "add --force"),
         (["--user", "42", "--out", "folder.csv", "--force"], "folder.csv is a folder"),
-        (["--user", "42", "--data", "nowhere"], "nowhere is not a prepared data set"),
+        (["--user", "42", "--data", "nowhere"], "name it with --data"),
         (["--history", "none.csv"], "none.csv does not exist"),
         (["--history", "folder.csv"], "folder.csv is a folder"),
         (["--history", "empty.csv"], "empty.csv is empty"),

@@ -35,6 +35,14 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def joined(self, other: "Windows") -> "Windows":
+        """These windows and then the others', padded to the larger width."""
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("starts", "lengths"))
+        starts, lengths = (np.concatenate(pair) for pair in pairs)
+        first = np.concatenate([self.first_target, other.first_target])
+        users = np.concatenate([self.users, other.users])
+        return Windows(starts, lengths, first, users, max(self.width, other.width))
+
     @property
     def targets(self) -> NDArray[np.int64]:
         """Number of targets of each window."""
@@ -120,7 +128,7 @@ def padded_lengths(max_length: int) -> list[int]:
 
 
 class TrainingBatches:
-    """Batches of at most `batch_targets` targets, grouped by length, in a new order every epoch."""
+    """Batches of about `batch_targets` targets, grouped by length, in a new order every epoch."""
 
     def __init__(self, log: EventLog, windows: Windows, batch_targets: int):
         self.log = log
@@ -153,10 +161,16 @@ class TrainingBatches:
             if not len(waiting):
                 continue
             size = max(1, self.batch_targets // int(targets[waiting].max()))
-            full = len(waiting) // size * size if number + 1 < len(self._widths) else len(waiting)
+            full = len(waiting) // size * size
             for start in range(0, full, size):
-                batches.append(self.windows.take(waiting[start : min(start + size, full)], int(width)))
+                batches.append(self.windows.take(waiting[start : start + size], int(width)))
             waiting = waiting[full:]
+        if len(
+            waiting
+        ):  # the rest of all: a batch of its own unless it is tiny, whose step would be mostly noise
+            batches.append(self.windows.take(waiting, int(self._widths[-1])))
+            if len(batches) > 1 and batches[-1].targets.sum() < self.batch_targets / 4:
+                batches[-2:] = [batches[-2].joined(batches[-1])]
         return [batches[number] for number in rng.permutation(len(batches))]
 
 

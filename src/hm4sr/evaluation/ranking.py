@@ -74,6 +74,8 @@ def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.devic
 
 def _rank(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
     with model.fixed_items() as candidates:
+        if not bool(candidates.isfinite().all()):
+            raise ValueError("an item's vector is not a number: the model is broken or has diverged")
         return _rank_with(model, candidates, log, part, device)
 
 

@@ -86,6 +86,12 @@ class SeqRecModel(nn.Module):
         self._fixed_items = self.item_vectors()
         return self._fixed_items
 
+    def train(self, mode: bool = True) -> "SeqRecModel":
+        """Switch dropout on or off; training makes the item vectors change again."""
+        if mode:
+            self._fixed_items = None
+        return super().train(mode)
+
     def items_now(self) -> Float[Tensor, "V Q"]:
         """The item vectors, computed unless they are fixed."""
         return self.item_vectors() if self._fixed_items is None else self._fixed_items

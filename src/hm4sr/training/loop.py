@@ -162,7 +162,7 @@ def _train_epoch(
     epoch: int,
     device: torch.device,
 ) -> dict[str, float]:
-    """Learn every target once; returns the mean of each loss term."""
+    """Learn every target once; returns the mean of each loss term over the targets."""
     model.train()
     sums: dict[str, Tensor] = {}
     groups = batches.epoch(numpy_generator(seed, "batches", epoch))
@@ -173,8 +173,9 @@ def _train_epoch(
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros((), device=device)) + term.detach()
-    means = {name: float(total) / len(groups) for name, total in sums.items()}
+            weighted = term.detach() * int(windows.targets.sum())
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + weighted
+    means = {name: float(total) / batches.num_targets for name, total in sums.items()}
     if not all(math.isfinite(mean) for mean in means.values()):
         raise UserError(
             f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again."

@@ -1,0 +1,1 @@
+"""Timings and memory; nothing here is a test."""
