@@ -55,6 +55,7 @@ class Catalog:
         num_categories: C.
         clock: time range of the training events.
         max_length: longest sequence (L) a model will be given.
+        counts: training events of each item; None where nobody needs them.
     """
 
     num_items: int
@@ -63,6 +64,7 @@ class Catalog:
     num_categories: int = 0
     clock: Clock = field(default_factory=Clock)
     max_length: int = 50
+    counts: Int[Tensor, "V"] | None = None
 
     @property
     def num_rows(self) -> int:

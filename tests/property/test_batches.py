@@ -132,7 +132,7 @@ def test_a_batch_holds_at_most_the_wanted_targets_unless_one_window_is_larger(
     batches = TrainingBatches(log, training_windows(log, max_length, parallel), size)
     for windows in batches.epoch(np.random.default_rng(2)):
         assert len(windows) > 0
-        assert windows.targets.sum() <= max(size, windows.targets.max())
+        assert windows.targets.sum() <= 1.25 * max(size, windows.targets.max())  # a tiny rest joins in
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -142,7 +142,7 @@ def test_batches_are_of_about_the_wanted_size(parallel, context):
     log = make_log([(int(n), 1, 1) for n in rng.geometric(0.1, 3_000) + 2])
     batches = TrainingBatches(log, training_windows(log, 50, parallel, context), 256)
     sizes = [int(windows.targets.sum()) for windows in batches.epoch(rng)]
-    assert max(sizes) <= 256
+    assert max(sizes) <= 1.25 * 256
     assert len(sizes) <= 1.35 * batches.num_targets / 256
     assert sum(size < 128 for size in sizes) <= 0.1 * len(sizes)
 
@@ -221,7 +221,7 @@ def test_evaluation_sees_the_newest_events_before_each_target(users, max_length,
     }
     wanted = {event: history for event, history in wanted.items() if history}
     seen, widths = {}, []
-    for windows in evaluation_batches(log, part, max_length, batch_size):
+    for windows in evaluation_batches(log, log.targets(part), max_length, batch_size):
         batch = make_batch(log, windows)
         assert 1 <= len(windows) <= batch_size
         widths.append(batch.items.shape[1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hm4sr.nn import losses
-from hm4sr.nn.losses import category_loss, full_softmax_loss, in_batch_contrastive
+from hm4sr.nn.losses import category_loss, in_batch_contrastive, softmax_loss
 
 SEEDS = st.integers(0, 2**31)
 
@@ -50,7 +50,7 @@ def test_full_softmax_is_the_cross_entropy_without_padding(
     theirs = [hidden.double().requires_grad_(), vectors.double().requires_grad_()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "_CHUNK_ELEMENTS", rows_at_a_time * V)
-        actual = full_softmax_loss(*ours, targets, score_padding=score_padding)
+        actual = softmax_loss(*ours, targets, score_padding=score_padding)
         (actual * upstream).backward()
     expected = reference(*theirs, targets, score_padding)
     (expected * upstream).backward()
@@ -64,10 +64,10 @@ def test_full_softmax_is_the_cross_entropy_without_padding(
 @given(seed=SEEDS, N=st.integers(1, 30))
 def test_the_size_of_the_chunks_changes_next_to_nothing(seed, N):
     hidden, vectors, targets = problem(seed, N, 50, 8, 50, scale=1.0)
-    whole = full_softmax_loss(hidden, vectors, targets)
+    whole = softmax_loss(hidden, vectors, targets)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "_CHUNK_ELEMENTS", 1)
-        torch.testing.assert_close(full_softmax_loss(hidden, vectors, targets), whole, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(softmax_loss(hidden, vectors, targets), whole, rtol=1e-6, atol=1e-6)
 
 
 @given(seed=SEEDS, N=st.integers(1, 30), V=st.integers(2, 200), Q=st.integers(1, 64))
@@ -83,7 +83,7 @@ def test_bfloat16_is_close(seed, N, V, Q):
     tolerance = 2**-8 * (3 * spread + 2)
     ours = [hidden.clone().requires_grad_(), vectors.clone().requires_grad_()]
     theirs = [hidden.double().requires_grad_(), vectors.double().requires_grad_()]
-    actual = full_softmax_loss(*ours, targets, torch.bfloat16)
+    actual = softmax_loss(*ours, targets, torch.bfloat16)
     assert actual.dtype == torch.float32
     expected = reference(*theirs, targets, score_padding=False)
     assert abs(actual.item() - expected.item()) < tolerance
@@ -98,7 +98,7 @@ def test_scores_far_apart_stay_finite():
     hidden = torch.tensor([[300.0], [-300.0]], requires_grad=True)
     vectors = torch.tensor([[0.0], [1.0], [-1.0]])
     for dtype in (torch.float32, torch.bfloat16):
-        loss = full_softmax_loss(hidden, vectors, torch.tensor([2, 2]), dtype)
+        loss = softmax_loss(hidden, vectors, torch.tensor([2, 2]), dtype)
         (gradient,) = torch.autograd.grad(loss, hidden)
         assert loss.isfinite()
         assert loss > 40
@@ -109,8 +109,8 @@ def test_scores_far_apart_stay_finite():
 def test_no_gradient_is_needed_to_know_the_value(seed):
     hidden, vectors, targets = problem(seed, 5, 20, 4, 20, scale=1.0)
     with torch.no_grad():
-        value = full_softmax_loss(hidden, vectors, targets)
-    torch.testing.assert_close(value, full_softmax_loss(hidden.requires_grad_(), vectors, targets).detach())
+        value = softmax_loss(hidden, vectors, targets)
+    torch.testing.assert_close(value, softmax_loss(hidden.requires_grad_(), vectors, targets).detach())
 
 
 def contrast_by_loop(
@@ -170,3 +170,19 @@ def test_category_loss_is_its_dense_version(seed, N, C, data):
             probability = 1 / (1 + math.exp(-logit))
             total -= math.log(probability if number in mine else 1 - probability)
     assert category_loss(logits, categories).item() == pytest.approx(total / (N * C), rel=1e-5, abs=1e-6)
+
+
+@given(seed=st.integers(0, 2**31 - 1))
+def test_weights_of_one_over_the_probability_estimate_the_normaliser_without_bias(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    hidden, vectors = torch.randn(3, 4, generator=rng), torch.randn(12, 4, generator=rng)
+    targets = torch.tensor([1, 5, 11])
+    weights = torch.rand(12, generator=rng) * 3
+    weights[0] = 0
+    expected = []
+    for row, target in enumerate(targets.tolist()):
+        scores = (vectors @ hidden[row]).double()
+        others = sum(float(weights[v]) * math.exp(scores[v]) for v in range(1, 12) if v != target)
+        expected.append(math.log(others + math.exp(scores[target])) - float(scores[target]))
+    loss = softmax_loss(hidden, vectors, targets, log_weights=weights.log())
+    assert float(loss) == pytest.approx(sum(expected) / 3, rel=1e-5)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hm4sr.data.dataset import Dataset, save_dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
-from hm4sr.evaluation.ranking import RankedTargets, rank_part
+from hm4sr.evaluation.ranking import RankedTargets, rank_events, rank_part
 from hm4sr.features.store import save_features
 from hm4sr.files import sha256
 from hm4sr.training import loop
@@ -122,16 +122,14 @@ def test_it_learns(dataset, run):
 
 def test_training_stops_when_patience_is_over_and_keeps_the_best_epoch(dataset, monkeypatch):
     played = [9, 5, 3, 3, 4, 8, 2]
-    real, weights = rank_part, []
+    real, weights = rank_events, []
 
-    def fake(model, log, part, device) -> RankedTargets:
-        ranked = real(model, log, part, device)
-        if len(weights) == 6:  # the loop is over: the best epoch is judged for good
-            return ranked
+    def fake(model, log, targets, device) -> RankedTargets:
+        ranked = real(model, log, targets, device)
         weights.append({key: value.clone() for key, value in model.state_dict().items()})
         return RankedTargets(ranked.users, ranked.items, np.full_like(ranked.ranks, played[len(weights) - 1]))
 
-    monkeypatch.setattr(loop, "rank_part", fake)
+    monkeypatch.setattr(loop, "rank_events", fake)
     trained = train(experiment_on(dataset, "sasrec", epochs=50, patience=3), dataset)
     # Ranks 9, 5, 3 improve; an equal 3 does not, nor do 4 and 8: patience 3 is over after epoch 6.
     assert trained.progress.epoch == 6
@@ -322,7 +320,7 @@ def test_a_mistake_in_the_settings_does_not_cost_the_run_that_was_to_be_replaced
 def test_a_run_interrupted_within_its_first_epoch_starts_anew(dataset, tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "rank_part", interrupt)
+        patch.setattr(loop, "rank_events", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_run(experiment_on(dataset, epochs=1), path)
     with pytest.raises(UserError, match="leave out --resume"):

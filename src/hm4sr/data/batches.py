@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hm4sr.data.dataset import EventLog, Part, ranges
+from hm4sr.data.dataset import EventLog, ranges
 from hm4sr.types import SeqBatch
 
 _POSITIONS = 16_384
@@ -174,15 +174,17 @@ class TrainingBatches:
         return [batches[number] for number in rng.permutation(len(batches))]
 
 
-def evaluation_batches(log: EventLog, part: Part, max_length: int, batch_size: int) -> Iterator[Windows]:
-    """Histories before the targets of a part, longest first, at most `batch_size` in a batch.
+def evaluation_batches(
+    log: EventLog, targets: NDArray[np.int64], max_length: int, batch_size: int
+) -> Iterator[Windows]:
+    """Histories before the given target events, longest first, at most `batch_size` in a batch.
 
     Neighbours in length share a batch, and long ones come fewer at a time, so that there is little padding
     and no batch needs much memory.
 
     Targets without any event before them are left out, for there is nothing to go by.
     """
-    windows = history_windows(log, log.targets(part), max_length)
+    windows = history_windows(log, targets, max_length)
     windows = windows.take(np.flatnonzero(windows.lengths > 0))
     order = np.argsort(-windows.lengths, kind="stable")
     share = -(-_POSITIONS // batch_size)  # in whole events: rounding could let one too many in

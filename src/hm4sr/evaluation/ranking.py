@@ -56,9 +56,16 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
     return ranks
 
 
-@torch.inference_mode()
 def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
-    """Rank every target of the validation or test part, in float32, histories not removed.
+    """Rank every target of the validation or test part; see `rank_events`."""
+    return rank_events(model, log, log.targets(part), device)
+
+
+@torch.inference_mode()
+def rank_events(
+    model: SeqRecModel, log: EventLog, targets: NDArray[np.int64], device: torch.device
+) -> RankedTargets:
+    """Rank the items of the given events among all items, in float32, histories not removed.
 
     Targets that have no event before them cannot be ranked and are left out.
     """
@@ -66,25 +73,31 @@ def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.devic
     model.eval()
     model.matmul_dtype = torch.float32
     try:
-        return _rank(model, log, part, device)
+        return _rank(model, log, targets, device)
     finally:
         model.train(was_training)
         model.matmul_dtype = trained_in
 
 
-def _rank(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
+def _rank(
+    model: SeqRecModel, log: EventLog, wanted: NDArray[np.int64], device: torch.device
+) -> RankedTargets:
     with model.fixed_items() as candidates:
         if not bool(candidates.isfinite().all()):
             raise ValueError("an item's vector is not a number: the model is broken or has diverged")
-        return _rank_with(model, candidates, log, part, device)
+        return _rank_with(model, candidates, log, wanted, device)
 
 
 def _rank_with(
-    model: SeqRecModel, candidates: Float[Tensor, "V Q"], log: EventLog, part: Part, device: torch.device
+    model: SeqRecModel,
+    candidates: Float[Tensor, "V Q"],
+    log: EventLog,
+    wanted: NDArray[np.int64],
+    device: torch.device,
 ) -> RankedTargets:
     batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
     users, items, ranks = [], [], []
-    for windows in evaluation_batches(log, part, model.catalog.max_length, batch_size):
+    for windows in evaluation_batches(log, wanted, model.catalog.max_length, batch_size):
         batch = make_batch(log, windows).to(device)
         targets = log.items[windows.starts + windows.lengths].astype(np.int64)
         scores = model.scores(batch, candidates)

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hm4sr.config import Config
 from hm4sr.errors import UserError
-from hm4sr.nn.losses import full_softmax_loss
+from hm4sr.nn.losses import softmax_loss
+from hm4sr.nn.sampling import ItemView, sample_items, whole_catalogue
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -53,6 +54,7 @@ class SeqRecModel(nn.Module):
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
         multimodal: whether it reads the frozen features of the catalogue.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
+        negatives: items drawn for the softmax of a step, beside the batch's own; 0 takes the whole catalogue.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -66,6 +68,7 @@ class SeqRecModel(nn.Module):
         self.catalog = catalog
         self.rng = rng
         self.matmul_dtype = torch.float32
+        self.negatives = 0
         self._fixed_items: Tensor | None = None
 
     @contextmanager
@@ -100,9 +103,24 @@ class SeqRecModel(nn.Module):
         """Vector of each history: position l stands for the events 0..l."""
         raise NotImplementedError
 
-    def item_vectors(self) -> Float[Tensor, "V Q"]:
-        """Vector of each item; row 0 is padding."""
+    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
+        """Vectors of the given item numbers; of the whole catalogue (U = V, row 0 is padding) if left out."""
         raise NotImplementedError
+
+    def view(self, batch: SeqBatch) -> ItemView:
+        """The items that a training step looks at: the whole catalogue, or the batch's and a sample."""
+        if not self.negatives:
+            return whole_catalogue(batch, self.item_vectors())
+        rows, view = sample_items(batch, self.catalog, self.negatives, self.rng)
+        return view(self.item_vectors(rows))
+
+    def main_loss(
+        self, hidden: Float[Tensor, "N Q"], view: ItemView, score_padding: bool = False
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the batch's targets, in the order of `batch.targets[batch.targets > 0]`."""
+        return softmax_loss(
+            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights
+        )
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
@@ -125,9 +143,7 @@ class SeqRecModel(nn.Module):
         learned = batch.targets > 0
         with self.mixed_precision():
             hidden = self.encode(batch)[learned].float()
-        return {
-            "main": full_softmax_loss(hidden, self.item_vectors(), batch.targets[learned], self.matmul_dtype)
-        }
+        return {"main": self.main_loss(hidden, self.view(batch))}
 
     def mixed_precision(self) -> torch.autocast:
         """A context in which linear layers multiply in `matmul_dtype`; nothing changes in float32."""

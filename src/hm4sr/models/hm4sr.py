@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hm4sr.models.base import SeqRecModel, TransformerConfig, register
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear
-from hm4sr.nn.losses import category_loss, full_softmax_loss, in_batch_contrastive
+from hm4sr.nn.losses import category_loss, in_batch_contrastive
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
@@ -144,10 +144,11 @@ class HM4SR(SeqRecModel):
                 {name: linear(self.time.width, c.dim, rng, std=None) for name in self.modalities[1:]}
             )
 
-    def item_vectors(self) -> Float[Tensor, "V Q"]:
+    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
         """[x_id; x_txt; x_img] of each item, without position (Q = M D; eq. 4-5, 19)."""
-        projected = [self.projections[name](self.matmul_dtype) for name in self.modalities[1:]]
-        return torch.cat([self.items.weight, *projected], dim=1)
+        x_id = self.items.weight if items is None else self.items(items)
+        projected = [self.projections[name](self.matmul_dtype, items) for name in self.modalities[1:]]
+        return torch.cat([x_id, *projected], dim=1)
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
@@ -170,16 +171,12 @@ class HM4SR(SeqRecModel):
         c = self.config
         learned = batch.targets > 0
         targets, users = batch.targets[learned], batch.users[:, None].expand_as(learned)[learned]
-        vectors = self.item_vectors()
-        seen = F.embedding(batch.items, vectors)
+        view = self.view(batch)
+        seen = F.embedding(view.items, view.vectors)
         with self.mixed_precision():
             x, time = self._mix_experts(seen, batch)
             hidden, twins = self._encode_twice(x, time, batch, learned)
-        terms = {
-            "main": full_softmax_loss(
-                torch.cat(hidden, dim=1), vectors, targets, self.matmul_dtype, c.score_padding
-            )
-        }
+        terms = {"main": self.main_loss(torch.cat(hidden, dim=1), view, c.score_padding)}
         if self.category_head is not None:
             logits = self.category_head(seen[batch.valid])
             terms["cp"] = c.cp_weight * category_loss(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig, register
@@ -35,6 +35,9 @@ class SASRec(SeqRecModel):
         hidden: Tensor = self.encoder(self.items(batch.items) + self.positions.weight[:length])
         return hidden
 
-    def item_vectors(self) -> Float[Tensor, "V Q"]:
-        """The item table itself."""
-        return self.items.weight
+    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
+        """The item table itself, or rows of it."""
+        if items is None:
+            return self.items.weight
+        rows: Tensor = self.items(items)
+        return rows

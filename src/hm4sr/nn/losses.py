@@ -13,27 +13,30 @@ _CHUNK_ELEMENTS = 8_000_000
 _TINY = 1e-37
 
 
-def full_softmax_loss(
+def softmax_loss(
     hidden: Float[Tensor, "N Q"],
-    item_vectors: Float[Tensor, "V Q"],
+    item_vectors: Float[Tensor, "U Q"],
     targets: Int[Tensor, "N"],
     dtype: torch.dtype = torch.float32,
     score_padding: bool = False,
+    log_weights: Float[Tensor, "U"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the whole catalogue (eq. 20), a chunk of rows at a time.
+    """Mean cross-entropy over the given items (eq. 20), a chunk of rows at a time.
 
     The gradient of a chunk is computed while its logits are at hand, so that at most `_CHUNK_ELEMENTS` of
     them are alive; nothing of size N x V is kept for the backward pass.
 
     Args:
         hidden: what is known before each target.
-        item_vectors: row 0 is padding.
-        targets: item numbers, 1..V-1.
+        item_vectors: the whole catalogue (U = V) or a sample of it; row 0 is padding.
+        targets: rows of `item_vectors`, from 1.
         dtype: number format of the matrix products; sums are kept in float32.
         score_padding: whether padding is a class of the softmax, as in RecBole.
+        log_weights: how many items each one stands for, as a logarithm; a row's own target stands for itself.
+            With one over the probability of being sampled, the normaliser is estimated without bias.
     """
     loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        hidden, item_vectors, targets, dtype, score_padding
+        hidden, item_vectors, targets, dtype, score_padding, log_weights
     )
     return loss
 
@@ -47,6 +50,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         targets: Tensor,
         dtype: torch.dtype,
         score_padding: bool,
+        log_weights: Tensor | None,
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         num_rows, w = len(hidden), item_vectors.detach().to(dtype)
@@ -61,6 +65,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
         for start in range(0, num_rows, chunk):
             rows, wanted = h[start : start + chunk], targets[start : start + chunk, None]
             logits = rows @ w.T
+            if log_weights is not None:
+                own = logits[: len(wanted)].gather(1, wanted)
+                logits.add_(log_weights)
+                logits[: len(wanted)].scatter_(1, wanted, own)
             if not score_padding:
                 logits[:, 0] = -torch.inf
             if dtype == torch.float32:
@@ -83,10 +91,10 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return total / num_rows
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         hidden_gradient, vector_gradient = ctx.saved_tensors
         scale = gradient / ctx.num_rows
-        return hidden_gradient * scale, vector_gradient * scale, None, None, None
+        return hidden_gradient * scale, vector_gradient * scale, None, None, None, None
 
 
 def _chunk_rows(num_rows: int, num_items: int) -> int:

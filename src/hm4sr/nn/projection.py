@@ -3,11 +3,13 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.init import linear, normal
 from hm4sr.types import ItemFeatures
+
+_CHUNK_ROWS = 65_536
 
 
 class FeatureProjection(nn.Module):
@@ -29,21 +31,30 @@ class FeatureProjection(nn.Module):
         absent = not bool(features.present[1:].all())
         self.stand_in = normal(dim, std=0.02, rng=rng) if learn_missing and absent else None
 
-    def forward(self, dtype: torch.dtype) -> Float[Tensor, "V D"]:
-        """Project the whole catalogue, multiplying in `dtype`.
+    def forward(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
+        """Project the given items, or the whole catalogue.
 
         Args:
             dtype: number format of the product; the result is float32.
+            items: item numbers.
         """
-        if dtype == torch.float32:
-            x: Tensor = self.linear(self.features.float())
-        else:
-            product = _FrozenProduct.apply(  # type: ignore[no-untyped-call]
-                self._features_in(dtype), self.linear.weight
-            )
-            x = product + self.linear.bias
+        if items is not None:
+            x, missing = self._project(self.features[items].to(dtype)), self.missing[items]
+        elif torch.is_grad_enabled() or self.features.dtype == dtype:
+            x, missing = self._project(self._features_in(dtype)), self.missing
+        else:  # a chunk at a time, so that large half-width tables are never widened whole
+            chunks = [self._project(chunk.to(dtype)) for chunk in torch.split(self.features, _CHUNK_ROWS)]
+            x, missing = torch.cat(chunks), self.missing
         if self.stand_in is not None:
-            x = torch.where(self.missing[:, None], self.stand_in, x)
+            x = torch.where(missing[:, None], self.stand_in, x)
+        return x
+
+    def _project(self, features: Float[Tensor, "U F"]) -> Float[Tensor, "U D"]:
+        if features.dtype == torch.float32:
+            plain: Tensor = self.linear(features)
+            return plain
+        product = _FrozenProduct.apply(features, self.linear.weight)  # type: ignore[no-untyped-call]
+        x: Tensor = product + self.linear.bias
         return x
 
     def _features_in(self, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 
 from hm4sr.data.dataset import Dataset
+from hm4sr.evaluation.popularity import popularity
 from hm4sr.features.store import load_features
 from hm4sr.training.settings import Experiment
 from hm4sr.types import Catalog
@@ -22,4 +23,5 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
         num_categories=len(dataset.category_names),
         clock=dataset.clock(),
         max_length=experiment.data.max_length,
+        counts=torch.from_numpy(popularity(dataset.events, dataset.num_items)),
     )

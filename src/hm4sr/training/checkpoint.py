@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from hm4sr.errors import UserError
 from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
 from hm4sr.models.base import SeqRecModel
+from hm4sr.training.optimizer import Optimizer
 
 _NAMES = ["model.safetensors", "optimizer.safetensors", "best.safetensors", "generators.safetensors"]
 
@@ -34,7 +34,7 @@ def save_state(
     folder: Path,
     progress: Progress,
     model: SeqRecModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     best: dict[str, Tensor],
 ) -> None:
     """Write the state after an epoch beside the one before, then drop the older one."""
@@ -42,7 +42,7 @@ def save_state(
     with atomic_directory(path) as temporary:
         save_file(snapshot(model), temporary / "model.safetensors")
         save_file(best, temporary / "best.safetensors")
-        save_file(_flatten(optimizer), temporary / "optimizer.safetensors")
+        save_file(optimizer.state(), temporary / "optimizer.safetensors")
         save_file({"model": model.rng.get_state()}, temporary / "generators.safetensors")
         write_json(temporary / "progress.json", asdict(progress))
         write_json(temporary / "manifest.json", hash_files(temporary, [*_NAMES, "progress.json"]))
@@ -55,9 +55,7 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("epoch-*") if (path / "manifest.json").is_file())
 
 
-def load_state(
-    folder: Path, model: SeqRecModel, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor]]:
+def load_state(folder: Path, model: SeqRecModel, optimizer: Optimizer) -> tuple[Progress, dict[str, Tensor]]:
     """Put the newest state into a model and its optimiser; also the best weights so far.
 
     Raises:
@@ -70,7 +68,7 @@ def load_state(
     verify_files(path, read_json(path / "manifest.json"))
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
-        _unflatten(optimizer, load_file(path / "optimizer.safetensors"))
+        optimizer.load_state(load_file(path / "optimizer.safetensors"))
         model.rng.set_state(load_file(path / "generators.safetensors")["model"])
         best = load_file(path / "best.safetensors")
     except (SafetensorError, RuntimeError, KeyError) as error:
@@ -81,20 +79,3 @@ def load_state(
 def snapshot(model: SeqRecModel) -> dict[str, Tensor]:
     """A copy of the model's weights on the CPU."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{number}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
-        for number, values in state.items()
-        for key, value in values.items()
-    }
-
-
-def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hm4sr.data.batches import TrainingBatches, make_batch, training_windows
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
-from hm4sr.evaluation.ranking import RankedTargets, rank_part
+from hm4sr.evaluation.ranking import RankedTargets, rank_events, rank_part
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.dropout import Dropout
 from hm4sr.progress import track
@@ -30,6 +32,7 @@ from hm4sr.runtime import (
 )
 from hm4sr.training.catalog import build_catalog
 from hm4sr.training.checkpoint import Progress, load_state, save_state, snapshot
+from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.settings import Experiment
 
 logger = logging.getLogger(__name__)
@@ -91,9 +94,10 @@ def train(
     model = build_model(experiment, dataset, device)
     model.matmul_dtype = choose_precision(settings.precision, device)
     batches = _training_batches(experiment, dataset, model)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    sampled = settings.loss == "sampled"
+    model.negatives = settings.negatives if sampled else 0
+    optimizer = Optimizer(model, settings.learning_rate, settings.weight_decay, sparse=sampled)
+    judged = _validation_targets(experiment, dataset)
     progress, best = Progress(), snapshot(model)
     if resume and state_folder is not None:
         progress, best = load_state(state_folder, model, optimizer)
@@ -111,7 +115,7 @@ def train(
         started = time.perf_counter()
         losses = _train_epoch(model, optimizer, batches, experiment.seed, progress.epoch + 1, device)
         trained = time.perf_counter()
-        valid = summarise(rank_part(model, dataset.events, "valid", device).ranks, experiment.evaluate.ks)
+        valid = summarise(rank_events(model, dataset.events, judged, device).ranks, experiment.evaluate.ks)
         if not valid:
             raise UserError(f"{dataset.path} has no validation targets: prepare it with longer histories.")
         progress.epoch += 1
@@ -154,9 +158,18 @@ def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecMod
     return TrainingBatches(dataset.events, windows, experiment.train.batch_targets)
 
 
+def _validation_targets(experiment: Experiment, dataset: Dataset) -> NDArray[np.int64]:
+    """The validation targets that are ranked after each epoch: all, or those of some users."""
+    targets = dataset.events.targets("valid")
+    wanted = experiment.train.validation_users
+    if not wanted or wanted >= len(targets):
+        return targets
+    return np.sort(numpy_generator(experiment.seed, "validation").choice(targets, wanted, replace=False))
+
+
 def _train_epoch(
     model: SeqRecModel,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: TrainingBatches,
     seed: int,
     epoch: int,
@@ -169,9 +182,7 @@ def _train_epoch(
     for windows in track(groups, f"epoch {epoch}", len(groups), "step"):
         batch = make_batch(batches.log, windows).to(device)
         terms = model.losses(batch)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step(torch.stack(list(terms.values())).sum())
         for name, term in terms.items():
             weighted = term.detach() * int(windows.targets.sum())
             sums[name] = sums.get(name, torch.zeros((), device=device)) + weighted

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -43,6 +43,12 @@ class TrainConfig(Config):
     """Step size of Adam."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty of Adam."""
+    loss: Literal["full", "sampled"] = "full"
+    """Softmax over the whole catalogue, or over the batch's targets and `negatives` drawn items."""
+    negatives: int = Field(4096, gt=0)
+    """Items drawn for each step of the sampled softmax; item tables then get sparse updates."""
+    validation_users: int = Field(0, ge=0)
+    """Validate during training on this many users, drawn once; 0 takes all. Reports always take all."""
     parallel: bool | None = None
     """Learn at all positions of a history at once; left out, wherever that is exact for the model."""
     precision: Precision = "auto"
@@ -90,6 +96,10 @@ class Experiment(Config):
             raise UserError(
                 f"{where}: train.monitor = {experiment.train.monitor!r} is not measured: "
                 f"take one of {', '.join(sorted(known))}, or add its cut-off to evaluate.ks."
+            )
+        if experiment.train.loss == "sampled" and experiment.train.weight_decay:
+            raise UserError(
+                f"{where}: train.weight_decay would touch every item: set it to 0 for a sampled loss."
             )
         if experiment.data.window_context >= experiment.data.max_length:
             raise UserError(f"{where}: data.window_context must be less than data.max_length: lower it.")

@@ -1,0 +1,71 @@
+"""The items that a training step looks at: the whole catalogue, or the batch's own and a sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hm4sr.types import Catalog, SeqBatch
+
+
+@dataclass(frozen=True)
+class ItemView:
+    """Vectors of some items, and where the batch finds its own among them.
+
+    Attributes:
+        vectors: row 0 is padding.
+        items: `batch.items` as rows of `vectors`.
+        targets: the learned targets as rows of `vectors`.
+        log_weights: how many items each row stands for in the softmax, as a logarithm; None: itself.
+    """
+
+    vectors: Float[Tensor, "U Q"]
+    items: Int[Tensor, "B L"]
+    targets: Int[Tensor, "N"]
+    log_weights: Float[Tensor, "U"] | None = None
+
+
+def whole_catalogue(batch: SeqBatch, vectors: Float[Tensor, "V Q"]) -> ItemView:
+    """Every item, under its own number."""
+    return ItemView(vectors, batch.items, batch.targets[batch.targets > 0])
+
+
+def sample_items(
+    batch: SeqBatch, catalog: Catalog, negatives: int, rng: torch.Generator
+) -> tuple[Int[Tensor, "U"], Callable[[Tensor], ItemView]]:
+    """The batch's items, its targets and uniform draws as one list without repetition.
+
+    The targets of the other rows are negatives too (in-batch negatives), which brings in popular items; the
+    uniform draws bring in the rest. An item's probability of being in the list is 1 - exp(-expected draws),
+    with N p(target) + S / (V - 1) expected draws; each item is weighted by one over it, so that the
+    normaliser of the softmax is estimated without bias whatever the sample size.
+    Items that are only in a history and were not drawn take no part in the softmax.
+
+    Args:
+        batch: its targets are learned.
+        catalog: its `counts` say how often each item is a target.
+        negatives: uniform draws (S).
+        rng: source of the draws.
+
+    Returns:
+        the item numbers, ascending from 0 (padding), and what makes a view of their vectors.
+    """
+    if catalog.counts is None:
+        raise ValueError("sampling needs the catalogue's training counts")
+    device = batch.items.device
+    targets = batch.targets[batch.targets > 0]
+    drawn = torch.randint(1, catalog.num_rows, (negatives,), generator=rng, device=device)
+    history = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), batch.items.flatten()])
+    everything = torch.cat([history, targets, drawn])
+    rows, place = torch.unique(everything, return_inverse=True)
+    in_softmax = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    in_softmax[place[len(history) :]] = True
+    share = catalog.counts[rows].to(device) / catalog.counts.sum()
+    expected = len(targets) * share + negatives / catalog.num_items
+    log_weights = -torch.log(-torch.expm1(-expected)).float()
+    log_weights = log_weights.masked_fill(~in_softmax, -torch.inf)
+    items = place[1 : len(history)].view(batch.items.shape)
+    found = place[len(history) : len(history) + len(targets)]
+    return rows, lambda vectors: ItemView(vectors, items, found, log_weights)
