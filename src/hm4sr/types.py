@@ -5,6 +5,7 @@ Dimension letters, used in every signature of the project:
     D hidden width            Q width of the vectors whose dot product is a score
     M modalities, ID included K experts                    C categories
     N prediction targets in a batch                        F width of a frozen feature
+    J blocks of a frozen encoder                           T training events
 """
 
 import math
@@ -23,10 +24,29 @@ class ItemFeatures:
     Attributes:
         vectors: row v belongs to item v; rows that are not `present` are zero.
         present: whether the item has this modality at all; row 0 (padding) never has.
+        levels: [CLS] after each of the encoder's blocks, first block first; None where they were not kept.
+        start: [CLS] before the first block, which is the same for every item.
     """
 
     vectors: Float[Tensor, "V F"]
     present: Bool[Tensor, "V"]
+    levels: Float[Tensor, "V J F"] | None = None
+    start: Float[Tensor, "F"] | None = None
+
+
+@dataclass(frozen=True)
+class Histories:
+    """The train part of all histories, end to end, for models that compare whole histories.
+
+    Attributes:
+        items: item number of each event.
+        times: seconds since 1970.
+        starts: user u's events are `starts[u]:starts[u + 1]`, oldest first.
+    """
+
+    items: Int[Tensor, "T"]
+    times: Int[Tensor, "T"]
+    starts: Int[Tensor, "S"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,7 @@ class Catalog:
         clock: time range of the training events.
         max_length: longest sequence (L) a model will be given.
         counts: training events of each item; None where nobody needs them.
+        histories: the train part of all histories; None where nobody needs it.
     """
 
     num_items: int
@@ -65,6 +86,7 @@ class Catalog:
     clock: Clock = field(default_factory=Clock)
     max_length: int = 50
     counts: Int[Tensor, "V"] | None = None
+    histories: Histories | None = None
 
     @property
     def num_rows(self) -> int:

@@ -151,6 +151,12 @@ class SeqRecModel(nn.Module):
         low = self.matmul_dtype != torch.float32
         return torch.autocast(device, dtype=self.matmul_dtype if low else None, enabled=low)
 
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each training epoch (1..), for what is refreshed once an epoch; nothing by default.
+
+        What it computes belongs in buffers, so that it is saved with the weights.
+        """
+
     def num_parameters(self) -> int:
         """Trainable parameters; frozen features do not count."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

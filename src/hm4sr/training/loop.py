@@ -176,6 +176,7 @@ def _train_epoch(
     device: torch.device,
 ) -> dict[str, float]:
     """Learn every target once; returns the mean of each loss term over the targets."""
+    model.start_epoch(epoch)
     model.train()
     sums: dict[str, Tensor] = {}
     groups = batches.epoch(numpy_generator(seed, "batches", epoch))
