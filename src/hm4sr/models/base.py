@@ -53,6 +53,7 @@ class SeqRecModel(nn.Module):
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
         multimodal: whether it reads the frozen features of the catalogue.
+        reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
         negatives: items drawn for the softmax of a step, beside the batch's own; 0 takes the whole catalogue.
     """
@@ -61,6 +62,7 @@ class SeqRecModel(nn.Module):
     name: ClassVar[str]
     parallel: ClassVar[bool] = True
     multimodal: ClassVar[bool] = False
+    reads_histories: ClassVar[bool] = False
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__()

@@ -25,7 +25,7 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
         clock=dataset.clock(),
         max_length=experiment.data.max_length,
         counts=torch.from_numpy(popularity(dataset.events, dataset.num_items)),
-        histories=_training_histories(dataset.events),
+        histories=_training_histories(dataset.events) if experiment.model_class.reads_histories else None,
     )
 
 
