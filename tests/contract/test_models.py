@@ -130,6 +130,14 @@ def test_padding_does_not_change_the_main_loss(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_vector_of_a_whole_history_is_the_one_at_its_last_event(name):
+    model, batch = small_model(name), training_batch(name)
+    last = encode(model, batch)[torch.arange(len(LENGTHS)), batch.lengths - 1]
+    with torch.no_grad():
+        torch.testing.assert_close(model.last_hidden(batch), last, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_row_does_not_depend_on_the_others(name):
     model, batch = small_model(name), training_batch(name)
     together = scores(model, batch)

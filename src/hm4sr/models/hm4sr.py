@@ -155,6 +155,21 @@ class HM4SR(SeqRecModel):
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
         return torch.cat([self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)], dim=-1)
 
+    def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
+        """Vector of each whole history."""
+        if self.training:
+            return super().last_hidden(batch)
+        x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
+        last = batch.lengths - 1
+        return torch.cat(
+            [self._encoder(name).at(x[:, :, m], last) for m, name in enumerate(self.modalities)], 1
+        )
+
+    def _encoder(self, name: str) -> SequenceEncoder:
+        encoder = self.encoders[name]
+        assert isinstance(encoder, SequenceEncoder)
+        return encoder
+
     def _mix_experts(self, x: Float[Tensor, "B L Q"], batch: SeqBatch) -> tuple[Tensor, Tensor | None]:
         """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors for the placeholders."""
         B, L, _ = x.shape

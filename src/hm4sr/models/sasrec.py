@@ -31,9 +31,18 @@ class SASRec(SeqRecModel):
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Hidden vector after each event (Q = dim)."""
-        length = batch.items.shape[1]
-        hidden: Tensor = self.encoder(self.items(batch.items) + self.positions.weight[:length])
+        hidden: Tensor = self.encoder(self._embed(batch))
         return hidden
+
+    def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
+        """Vector of each whole history."""
+        if self.training:
+            return super().last_hidden(batch)
+        return self.encoder.at(self._embed(batch), batch.lengths - 1)
+
+    def _embed(self, batch: SeqBatch) -> Float[Tensor, "B L D"]:
+        embedded: Tensor = self.items(batch.items) + self.positions.weight[: batch.items.shape[1]]
+        return embedded
 
     def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
         """The item table itself, or rows of it."""

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.dropout import Dropout
@@ -43,6 +43,20 @@ class CausalSelfAttention(nn.Module):
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, D))
         return out
 
+    def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """What `forward` gives at one position of each row, without dropout."""
+        B, L, D = x.shape
+        rows = torch.arange(B, device=x.device)
+        to_query, to_key_value = torch.split(self.query_key_value.weight, [D, 2 * D])
+        bias_query, bias_key_value = torch.split(self.query_key_value.bias, [D, 2 * D])
+        query = F.linear(x[rows, position], to_query, bias_query).view(B, self.heads, 1, -1)
+        heads = F.linear(x, to_key_value, bias_key_value).view(B, L, 2, self.heads, D // self.heads)
+        key, value = heads.permute(2, 0, 3, 1, 4)
+        past = torch.arange(L, device=x.device) <= position[:, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=past[:, None, None])
+        out: Tensor = self.out(mixed.reshape(B, D))
+        return out
+
 
 class TransformerLayer(nn.Module):
     """Attention and feed-forward, each with dropout, residual and LayerNorm after it."""
@@ -60,7 +74,14 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """One layer."""
-        x = self.norm_attention(x + self.dropout(self.attention(x)))
+        return self._feed_forward(self.norm_attention(x + self.dropout(self.attention(x))))
+
+    def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """What the layer gives at one position of each row, without dropout."""
+        own = x[torch.arange(len(x), device=x.device), position]
+        return self._feed_forward(self.norm_attention(own + self.attention.at(x, position)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm_out(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
         return out
 
@@ -91,3 +112,15 @@ class SequenceEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """What the encoder gives at one position of each row, without dropout.
+
+        Judging and serving need the last event alone, which spares most of the last layer.
+        """
+        x = self.norm(x)
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        last = self.layers[-1]
+        assert isinstance(last, TransformerLayer)
+        return last.at(x, position)
