@@ -31,6 +31,7 @@ lint: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m pytest benchmarks -m '' --benchmark-columns=min,median,rounds
 
 clean:
 	rm -rf $(VENV) demo build dist src/*.egg-info

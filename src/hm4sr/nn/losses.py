@@ -35,9 +35,10 @@ def softmax_loss(
         log_weights: how many items each one stands for, as a logarithm; a row's own target stands for itself.
             With one over the probability of being sampled, the normaliser is estimated without bias.
     """
-    loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-        hidden, item_vectors, targets, dtype, score_padding, log_weights
-    )
+    with torch.autocast(hidden.device.type, enabled=False):  # `dtype` alone decides
+        loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
+            hidden, item_vectors, targets, dtype, score_padding, log_weights
+        )
     return loss
 
 
@@ -72,11 +73,12 @@ class _ChunkedSoftmax(torch.autograd.Function):
             if not score_padding:
                 logits[:, 0] = -torch.inf
             if dtype == torch.float32:
-                real = logits[: len(wanted)]
-                total += (real.logsumexp(1, keepdim=True) - real.gather(1, wanted)).sum()
-            probability = logits.softmax(1)
-            if dtype != torch.float32:
+                log_probability = logits.log_softmax(1)
+                total -= log_probability[: len(wanted)].gather(1, wanted).sum()
+                probability = log_probability.exp_()
+            else:
                 # The rounded probabilities are at hand anyway; a second pass for the exact sum would not pay.
+                probability = logits.softmax(1)
                 total -= probability[: len(wanted)].gather(1, wanted).float().clamp_min(_TINY).log().sum()
             if hidden_gradient is not None and vector_gradient is not None:
                 # On the flat view: scatter_add_ would copy the whole chunk twice.
