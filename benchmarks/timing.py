@@ -31,11 +31,12 @@ class Bench:
     device: torch.device
 
     @classmethod
-    def build(cls, settings: dict[str, Any], threads: int = 0) -> "Bench":
+    def build(cls, settings: dict[str, Any], threads: int = 0, keep_memory: bool = True) -> "Bench":
         """From the nested settings of an experiment."""
         if threads:
             torch.set_num_threads(threads)
-        keep_freed_memory()
+        if keep_memory:
+            keep_freed_memory()
         experiment = Experiment.build(settings, "benchmark")
         train = experiment.train
         dataset, device = Dataset.open(experiment.data.path), choose_device(train.device)
