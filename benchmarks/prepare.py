@@ -16,9 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-
 from hm4sr.cli.output import print_table
-
 
 
 def main() -> None:

@@ -130,8 +130,8 @@ def describe(users: int, items: int, seconds: NDArray[np.int64]) -> dict[str, An
         "sparsity": round(1 - actions / (users * items), 8),
         "first_time": first,
         "last_time": last,
-        "first_date": _iso(first),
-        "last_date": _iso(last),
+        "first_date": iso(first),
+        "last_date": iso(last),
     }
 
 
@@ -167,7 +167,8 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _iso(second: int) -> str:
+def iso(second: int) -> str:
+    """A moment as ISO text in UTC; beyond the years that have a date, the number itself."""
     try:
         return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
