@@ -51,7 +51,7 @@ class Windows:
 
 
 class TrainingWindows:
-    """Windows that cover every training target exactly once, found when asked for: eight bytes a user."""
+    """Windows that cover every training target exactly once, found when asked for: four bytes a user."""
 
     def __init__(self, log: EventLog, max_length: int, parallel: bool, context: int = 0):
         """Count the windows of each user.
@@ -71,7 +71,8 @@ class TrainingWindows:
         # the newest event, so that the oldest is the one that is cut short.
         self._reach, self._stride = (max_length, max_length - context) if parallel else (1, 1)
         further = -(-np.maximum(targets - self._reach, 0) // self._stride)
-        self._edges = np.concatenate([[0], np.cumsum(np.where(targets > 0, 1 + further, 0))])
+        edges = np.concatenate([[0], np.cumsum(np.where(targets > 0, 1 + further, 0))])
+        self._edges = edges.astype(_index_type(int(edges[-1])))
 
     def __len__(self) -> int:
         return int(self._edges[-1])

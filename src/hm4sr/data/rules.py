@@ -131,10 +131,11 @@ def apply_rules(
         UserError: nothing is left, or a global split has an empty part.
     """
     removed = dict(removed)
+    rows_read = len(log) + sum(removed.values())
     kept = deduplicate(log, rules.duplicates)
     removed["duplicates"] = int((~kept).sum())
     log = log.take(kept)
-    _check_rest(len(log), removed, path)
+    _check_rest(log, rows_read, removed, path)
     moments = None
     if rules.split == "global-time":
         dates = (rules.valid_from, rules.test_from)
@@ -142,11 +143,11 @@ def apply_rules(
     kept = _core(log, moments, per_second, rules)
     removed["k_core"] = int((~kept).sum())
     log, user_ids, item_ids = _renumber(log.take(kept), user_ids, item_ids)
-    _check_rest(len(log), removed, path)
+    _check_rest(log, rows_read, removed, path)
     keys = tie_keys(log, user_ids, item_ids) if rules.ties == "hash" else None
     log = log.take(order(log, keys))
     parts = parts_by_time(log.ticks, per_second, moments) if moments else parts_by_position(log.users)
-    _check_rest(int((parts == TRAIN).sum()), removed, path)
+    _check_rest(log.take(np.flatnonzero(parts == TRAIN)[:1]), rows_read, removed, path)
     kept, cold = drop_cold(log, parts, *rules.cold)
     removed |= cold
     if not kept.all():
@@ -176,12 +177,13 @@ def _renumber(
     return Interactions(users, items, log.ticks), user_ids, item_ids
 
 
-def _check_rest(left: int, removed: Mapping[str, int], path: Path) -> None:
-    if not left:
-        rows = f"{sum(removed.values()):,}"
+def _check_rest(log: Interactions, rows_read: int, removed: Mapping[str, int], path: Path) -> None:
+    if not len(log):
         counts = ", ".join(f"{rule.replace('_', ' ')} {count:,}" for rule, count in removed.items() if count)
         advice = "lower --min-user-events and --min-item-events, or loosen the rule that removed most"
-        raise UserError(f"{path} has {rows} rows and none is left (removed: {counts}): {advice}.")
+        raise UserError(
+            f"{path} has {rows_read:,} rows and none is left to train on (removed: {counts}): {advice}."
+        )
 
 
 def _check_parts(parts: Parts, path: Path) -> None:
