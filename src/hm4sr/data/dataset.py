@@ -89,7 +89,7 @@ class EventLog:
     def train_counts(self, num_items: int) -> NDArray[np.int64]:
         """Training events of each item row; row 0, padding, has none."""
         counts = np.zeros(num_items + 1, dtype=np.int64)
-        for part, train in zip(_chunks(self.items), _chunks(self.train_mask()), strict=True):
+        for part, train in zip(in_chunks(self.items), in_chunks(self.train_mask()), strict=True):
             counts += np.bincount(part[train], minlength=num_items + 1)
         return counts
 
@@ -97,7 +97,9 @@ class EventLog:
         """Most seconds between two neighbouring training events of a user."""
         follows = self.train_mask()
         follows[self.starts[:-1][self.starts[:-1] < self.num_events]] = False  # a user's first event
-        pairs = zip(_chunks(self.times[1:]), _chunks(self.times[:-1]), _chunks(follows[1:]), strict=True)
+        pairs = zip(
+            in_chunks(self.times[1:]), in_chunks(self.times[:-1]), in_chunks(follows[1:]), strict=True
+        )
         gaps = ((later - earlier)[wanted] for later, earlier, wanted in pairs)
         return max((int(gap.max(initial=0)) for gap in gaps), default=0)
 
@@ -206,7 +208,7 @@ class Dataset:
         return Clock(int(oldest.min()), int(newest.max()), events.largest_gap())
 
 
-def _chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def in_chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Pieces of an array, so that what is computed from it does not need as much memory again."""
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
