@@ -171,15 +171,17 @@ class TrainingBatches:
         self.windows = windows
         self.batch_targets = batch_targets
         self.num_targets = 0
-        lengths = np.zeros(len(windows), dtype=np.int32)
+        lengths, targets = np.zeros((2, len(windows)), dtype=np.int32)
         for chunk in _chunks(np.arange(len(windows), dtype=_index_type(len(windows)))):
             taken = windows.take(chunk)
-            lengths[chunk] = taken.lengths
+            lengths[chunk], targets[chunk] = taken.lengths, taken.targets
             self.num_targets += int(taken.targets.sum())
         longest = int(lengths.max(initial=1))
         self._widths = padded_lengths(longest)
         bucket = np.searchsorted(self._widths, np.arange(longest + 1)).astype(np.uint8)
         self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in _chunks(lengths))])
+        numbers = range(len(self._widths))
+        self._most_targets = [int(targets[self._bucket == number].max(initial=0)) for number in numbers]
 
     def epoch(self, rng: np.random.Generator) -> Batches:
         """Cut the windows into batches for one epoch.
@@ -195,10 +197,11 @@ class TrainingBatches:
         widths: list[int] = []
         waiting = order[:0]
         for number, width in enumerate(self._widths):
+            rest = int(self.windows.take(waiting).targets.max(initial=0))
             waiting = np.concatenate([waiting, order[bucket == number]])
             if not len(waiting):
                 continue
-            size = max(1, self.batch_targets // self._most_targets(waiting))
+            size = max(1, self.batch_targets // max(rest, self._most_targets[number]))
             full = len(waiting) // size * size
             members += np.split(waiting[:full], range(size, full, size)) if full else []
             widths += [width] * (len(members) - len(widths))
@@ -211,9 +214,6 @@ class TrainingBatches:
                 members[-2:], widths[-2:] = [np.concatenate(members[-2:])], [max(widths[-2:])]
         mixed = rng.permutation(len(members)).tolist()
         return Batches(self.windows, [members[n] for n in mixed], [widths[n] for n in mixed])
-
-    def _most_targets(self, numbers: NDArray[np.integer[Any]]) -> int:
-        return max(int(self.windows.take(chunk).targets.max()) for chunk in _chunks(numbers))
 
 
 def _index_type(count: int) -> type[np.integer[Any]]:

@@ -160,18 +160,21 @@ class Dataset:
     @cached_property
     def events(self) -> EventLog:
         """All events as flat arrays."""
-        table = pl.read_parquet(self.path / "events.parquet", columns=["item", "time"])
         # Not from `self.users`, which would keep the ids of all users in memory.
         columns = ["events", "train_end", "valid_end"]
         users = pl.read_parquet(self.path / "users.parquet", columns=columns)
         starts = np.concatenate([[0], np.cumsum(users["events"].to_numpy())]).astype(np.int64)
         return EventLog(
-            items=table["item"].to_numpy().astype(np.int32, copy=False),
-            times=table["time"].to_numpy().astype(np.int64, copy=False),
+            items=self._event_column("item").astype(np.int32, copy=False),
+            times=self._event_column("time").astype(np.int64, copy=False),
             starts=starts,
             train_end=starts[:-1] + users["train_end"].to_numpy(),
             valid_end=starts[:-1] + users["valid_end"].to_numpy(),
         )
+
+    def _event_column(self, name: str) -> NDArray[Any]:
+        """One column at a time: making one array of the pieces of a file takes its memory twice."""
+        return pl.read_parquet(self.path / "events.parquet", columns=[name])[name].to_numpy()
 
     @property
     def num_items(self) -> int:
