@@ -52,7 +52,7 @@ class PartFacts:
         tied: events at the same second as the one before of the same user: which is first is a convention.
         repeated: events whose item the user had before.
         cold: events whose item has no training event.
-        newer_in_training: mean share of the training events that are newer than an event of this part.
+        newer_in_training: mean share of the training events that are newer than a target of this part.
     """
 
     events: int
@@ -230,7 +230,6 @@ def _parts(log: EventLog, same: Mask, num_items: int) -> dict[Part, PartFacts]:
         events = log.targets(part)
         times = log.times[events]
         first, end = log.bounds(part)
-        newer = len(train_times) - np.searchsorted(train_times, times, side="right")
         facts[part] = PartFacts(
             events=len(events),
             users=int((end > first).sum()),
@@ -239,9 +238,17 @@ def _parts(log: EventLog, same: Mask, num_items: int) -> dict[Part, PartFacts]:
             tied=int(same[events].sum()),
             repeated=int(repeated[events].sum()),
             cold=int((~trained[log.items[events]]).sum()),
-            newer_in_training=float(newer.mean() / max(len(train_times), 1)) if len(times) else 0.0,
+            newer_in_training=0.0 if part == "train" else _share_newer(train_times, times),
         )
     return facts
+
+
+def _share_newer(sorted_times: NDArray[np.int64], moments: NDArray[np.int64]) -> float:
+    """Share of the times that lie after a moment, in the mean over the moments."""
+    if not len(moments) or not len(sorted_times):
+        return 0.0
+    older = np.searchsorted(sorted_times, np.sort(moments), side="right")
+    return 1 - float(older.mean()) / len(sorted_times)
 
 
 def _repeated(log: EventLog, num_items: int) -> Mask:
