@@ -50,6 +50,9 @@ def test_prepare_prints_statistics_and_writes_a_data_set(shop):
         "time range 2014-07-14T00:00:00Z to 2014-07-14T00:10:00Z",
         "time unit s (recognised)",
         "categories divided by '|' (recognised)",
+        "split leave-one-out",
+        "actions in train 24",
+        "actions in test 6",
         "rows read 38",
         "removed: duplicates 1",
         "removed: k core 1",
@@ -79,6 +82,21 @@ def test_force_replaces(shop):
     assert "--force" in again.stderr
     assert run(shop, "--force", "--ties", "hash").returncode == 0
     assert Dataset.open(shop / "shop").manifest["rules"]["ties"] == "hash"
+
+
+def test_a_global_split_from_the_command_line(shop):
+    # Interactions lie on the minutes 0 to 10; six of them from the eighth on.
+    least = ("--min-user-events", "1", "--min-item-events", "1")
+    moments = ("--valid-share", "0.3", "--test-from", "2014-07-14T00:08:00Z")
+    result = run(shop, "--split", "global-time", *moments, *least)
+    assert result.returncode == 0, result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "split global-time" in lines
+    assert "actions in test 6 (from 2014-07-14T00:08:00Z)" in lines
+    assert Dataset.open(shop / "shop").manifest["rules"]["test_from"] == "2014-07-14T00:08:00Z"
+    refused = run(shop, "--force", "--cold-items", "maybe")
+    assert refused.returncode == 2
+    assert "'keep', 'drop'" in refused.stderr
 
 
 def test_options_show_their_defaults(shop):

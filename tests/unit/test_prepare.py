@@ -233,7 +233,7 @@ def test_mistakes_in_interactions(files, log, message):
         ("item_id\na\n \n", {}, r"items\.csv, line 3: item_id is empty"),
         (ITEMS, {"brand_column": "maker"}, "no column 'maker' .* --brand-column"),
         (ITEMS, {"text_columns": ["titel"]}, "did you mean --text-columns title?"),
-        (ITEMS, {"min_user_events": 9}, r"4 rows and none is left \(removed: k core 4\)"),
+        (ITEMS, {"min_user_events": 9}, r"4 rows and none is left to train on \(removed: k core 4\)"),
         (ITEMS, {"rating_column": "r"}, "--rating-column has no effect alone"),
         (ITEMS, {"item_column": "user_id"}, "no column 'user_id'"),
         (ITEMS, {"time_column": "item_id"}, "--item-column and --time-column both name 'item_id'"),

@@ -13,6 +13,7 @@ VERBS = {
     "demo": "Simulate a shop, train on it, judge, recommend and write a page.",
     "simulate": "Make data of a small shop whose answer is known.",
     "prepare": "Turn interactions and a catalogue into a prepared data set.",
+    "inspect": "Show what is in a prepared data set, and what to look at twice.",
     "features": "Encode the text and the pictures of a data set's items.",
     "train": "Train a model from a configuration and judge it.",
     "evaluate": "Rank every user's target again and print the metrics of a run.",

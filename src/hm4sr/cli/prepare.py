@@ -1,6 +1,7 @@
 """`hm4sr prepare`: raw tables in, a prepared data set out."""
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -21,7 +22,9 @@ def _rule_options(function: Callable[..., None]) -> Callable[..., None]:
         elif get_origin(field.annotation) is tuple:
             kind = str
         elif kinds:
-            kind = kinds[0]
+            kind = click.Choice(get_args(kinds[0])) if get_origin(kinds[0]) is Literal else kinds[0]
+        if kind is datetime:
+            kind = str
         text = (field.description or "").rstrip(".")
         if field.default not in (None, ()):
             text += f"  [default: {field.default}]"
@@ -42,7 +45,9 @@ def command(interactions: Path, items: Path, out: Path, force: bool, **rules: An
 
     Duplicates are dropped, users and items with few interactions removed until all have enough, histories
     sorted by time; the last interaction of each user becomes the test target, the one before the validation
-    target. The same input gives the same bytes. The raw files are only read.
+    target. With --split global-time two moments divide all histories instead, and only what lies before the
+    first of them decides which users and items are kept. The same input gives the same bytes. The raw files
+    are only read.
     """
     given = {name: value for name, value in rules.items() if value is not None}
     if "text_columns" in given:
@@ -66,6 +71,8 @@ def summary(dataset: Dataset) -> str:
         "time range": f"{numbers['first_date']} to {numbers['last_date']}",
         "time unit": f"{numbers['time_unit']} ({how})",
         "categories divided by": _separator(numbers, rules["category_separator"] == "auto"),
+        "split": rules["split"],
+        **_parts(numbers),
         "rows read": f"{numbers['rows_read']:,}",
     }
     lines |= {f"removed: {rule.replace('_', ' ')}": f"{n:,}" for rule, n in numbers["rows_removed"].items()}
@@ -74,6 +81,14 @@ def summary(dataset: Dataset) -> str:
         lines["pictures not found"] = f"{missing:,} of them, below {rules['image_root']}"
     width = max(map(len, lines))
     return "\n".join([f"{dataset.path}", *(f"  {name:<{width}}  {value}" for name, value in lines.items())])
+
+
+def _parts(numbers: dict[str, Any]) -> dict[str, str]:
+    lines = {f"actions in {part}": f"{count:,}" for part, count in numbers["events_in"].items()}
+    for part in ("valid", "test"):
+        if f"{part}_from" in numbers:
+            lines[f"actions in {part}"] += f" (from {numbers[f'{part}_from']})"
+    return lines
 
 
 def _separator(numbers: dict[str, Any], recognised: bool) -> str:

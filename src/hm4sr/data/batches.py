@@ -1,17 +1,20 @@
 """Index slices of the event log into `SeqBatch`es, without Python work per row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hm4sr.data.dataset import EventLog, ranges
+from hm4sr.data.dataset import EventLog
 from hm4sr.types import SeqBatch
 
 _POSITIONS = 16_384
 """Events of a batch of histories to be judged, roughly."""
+_CHUNK = 1 << 20
+"""Windows looked at together where all of them must be."""
 
 
 @dataclass(frozen=True)
@@ -35,63 +38,66 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def joined(self, other: "Windows") -> "Windows":
-        """These windows and then the others', padded to the larger width."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("starts", "lengths"))
-        starts, lengths = (np.concatenate(pair) for pair in pairs)
-        first = np.concatenate([self.first_target, other.first_target])
-        users = np.concatenate([self.users, other.users])
-        return Windows(starts, lengths, first, users, max(self.width, other.width))
-
     @property
     def targets(self) -> NDArray[np.int64]:
         """Number of targets of each window."""
         return self.lengths - self.first_target
 
-    def take(self, index: NDArray[np.int64], width: int = 0) -> "Windows":
+    def take(self, index: NDArray[np.integer[Any]], width: int = 0) -> "Windows":
         """The windows of the given numbers, in that order, to be padded to `width`."""
         return Windows(
             self.starts[index], self.lengths[index], self.first_target[index], self.users[index], width
         )
 
 
-def training_windows(log: EventLog, max_length: int, parallel: bool, context: int = 0) -> Windows:
-    """Cover every training target exactly once.
+class TrainingWindows:
+    """Windows that cover every training target exactly once, found when asked for: four bytes a user."""
 
-    Args:
-        log: all events.
-        max_length: longest window (L).
-        parallel: one window learns at all its positions; otherwise each target gets a window of its own,
-            whose last position alone is learned.
-        context: leading positions that a window after the first of a long history repeats from the
-            window before it, so that its first targets are not without a past.
-    """
-    first, end = log.bounds("train")
-    num_targets = np.maximum(end - first - 1, 0)
-    if not parallel:
-        users = np.repeat(np.arange(log.num_users), num_targets)
-        last = ranges(first, num_targets)
-        starts = np.maximum(first[users], last - max_length + 1)
-        lengths = last - starts + 1
-        return Windows(starts, lengths, lengths - 1, users)
-    stride = max_length - context
-    # The first window takes max_length targets, each further one `stride`; all are anchored at the newest
-    # event, so that the first one is the one that is cut short.
-    extra = np.maximum(num_targets - max_length, 0)
-    counts = np.where(num_targets > 0, 1 + -(-extra // stride), 0)
-    users = np.repeat(np.arange(log.num_users), counts)
-    back = ranges(np.zeros_like(counts), counts)  # 0 is the newest window of its user
-    target_end = (end - 1)[users] - back * stride
-    oldest = back == counts[users] - 1
-    starts = np.where(oldest, first[users], target_end - max_length)
-    fresh = np.where(oldest, target_end - first[users], stride)
-    lengths = target_end - starts
-    return Windows(starts, lengths, lengths - fresh, users)
+    def __init__(self, log: EventLog, max_length: int, parallel: bool, context: int = 0):
+        """Count the windows of each user.
+
+        Args:
+            log: all events.
+            max_length: longest window (L).
+            parallel: one window learns at all its positions; otherwise each target gets a window of its own,
+                whose last position alone is learned.
+            context: leading positions that a window after the first of a long history repeats from the
+                window before it, so that its first targets are not without a past.
+        """
+        first, end = log.bounds("train")
+        targets = np.maximum(end - first - 1, 0)
+        self._log, self._max_length, self._parallel = log, max_length, parallel
+        # A user's oldest window takes up to `reach` targets, each further one `stride`. They are anchored at
+        # the newest event, so that the oldest is the one that is cut short.
+        self._reach, self._stride = (max_length, max_length - context) if parallel else (1, 1)
+        further = -(-np.maximum(targets - self._reach, 0) // self._stride)
+        edges = np.concatenate([[0], np.cumsum(np.where(targets > 0, 1 + further, 0))])
+        self._edges = edges.astype(_index_type(int(edges[-1])))
+
+    def __len__(self) -> int:
+        return int(self._edges[-1])
+
+    def take(self, index: NDArray[np.integer[Any]], width: int = 0) -> Windows:
+        """The windows of the given numbers, in that order, to be padded to `width`."""
+        users = np.searchsorted(self._edges, index, side="right") - 1
+        # In parallel a user's newest window comes first, otherwise the oldest.
+        back = index - self._edges[users] if self._parallel else self._edges[users + 1] - 1 - index
+        last = self._log.train_end[users] - 1 - back * self._stride
+        known = last - self._log.starts[users]
+        lengths = np.minimum(known, self._max_length)
+        learned = np.where(known <= self._reach, known, self._stride)
+        return Windows(last - lengths, lengths, lengths - learned, users, width)
+
+
+def training_windows(log: EventLog, max_length: int, parallel: bool, context: int = 0) -> Windows:
+    """All `TrainingWindows` at once."""
+    windows = TrainingWindows(log, max_length, parallel, context)
+    return windows.take(np.arange(len(windows)))
 
 
 def history_windows(log: EventLog, targets: NDArray[np.int64], max_length: int) -> Windows:
     """The newest `max_length` events before each target event, for evaluation."""
-    users = log.users[targets].astype(np.int64)
+    users = log.users_of(targets)
     starts = np.maximum(log.starts[users], targets - max_length)
     lengths = targets - starts
     return Windows(starts, lengths, np.maximum(lengths - 1, 0), users)
@@ -127,51 +133,95 @@ def padded_lengths(max_length: int) -> list[int]:
     return lengths
 
 
-class TrainingBatches:
-    """Batches of about `batch_targets` targets, grouped by length, in a new order every epoch."""
+class Batches(Sequence[Windows]):
+    """The batches of one epoch: numbers of windows, which are looked up when a batch is asked for."""
 
-    def __init__(self, log: EventLog, windows: Windows, batch_targets: int):
+    def __init__(
+        self,
+        windows: Windows | TrainingWindows,
+        members: Sequence[NDArray[np.integer[Any]]],
+        widths: Sequence[int],
+    ):
+        self._windows, self._members, self._widths = windows, members, widths
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @overload
+    def __getitem__(self, number: int) -> Windows: ...
+    @overload
+    def __getitem__(self, number: slice) -> "Batches": ...
+    def __getitem__(self, number: int | slice) -> "Windows | Batches":
+        if isinstance(number, slice):
+            return Batches(self._windows, self._members[number], self._widths[number])
+        return self._windows.take(self._members[number], self._widths[number])
+
+
+class TrainingBatches:
+    """Batches of about `batch_targets` targets, grouped by length, in a new order every epoch.
+
+    Beside the log and its windows this keeps one byte a window, and during an epoch four more.
+
+    Attributes:
+        num_targets: targets learned in an epoch.
+    """
+
+    def __init__(self, log: EventLog, windows: Windows | TrainingWindows, batch_targets: int):
         self.log = log
         self.windows = windows
         self.batch_targets = batch_targets
-        longest = int(windows.lengths.max(initial=1))
-        self._widths = np.array(padded_lengths(longest))
-        self._bucket = np.searchsorted(self._widths, windows.lengths)
+        self.num_targets = 0
+        lengths, targets = np.zeros((2, len(windows)), dtype=np.int32)
+        for chunk in _chunks(np.arange(len(windows), dtype=_index_type(len(windows)))):
+            taken = windows.take(chunk)
+            lengths[chunk], targets[chunk] = taken.lengths, taken.targets
+            self.num_targets += int(taken.targets.sum())
+        longest = int(lengths.max(initial=1))
+        self._widths = padded_lengths(longest)
+        bucket = np.searchsorted(self._widths, np.arange(longest + 1)).astype(np.uint8)
+        self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in _chunks(lengths))])
+        numbers = range(len(self._widths))
+        self._most_targets = [int(targets[self._bucket == number].max(initial=0)) for number in numbers]
 
-    @property
-    def num_targets(self) -> int:
-        """Targets learned in an epoch."""
-        return int(self.windows.targets.sum())
-
-    def epoch(self, rng: np.random.Generator) -> list[Windows]:
+    def epoch(self, rng: np.random.Generator) -> Batches:
         """Cut the windows into batches for one epoch.
 
         Windows of about one length stand together, so that there is little padding; which of them share a
         batch, and the order of the batches, is drawn anew. What does not fill a batch of its length joins the
         next longer ones, so that all batches but the last are full.
         """
-        shuffled = rng.permutation(len(self.windows))
-        order = shuffled[np.argsort(self._bucket[shuffled], kind="stable")]
-        edges = np.searchsorted(self._bucket[order], np.arange(len(self._widths) + 1))
-        targets = self.windows.targets
-        batches: list[Windows] = []
+        order = np.arange(len(self.windows), dtype=_index_type(len(self.windows)))
+        rng.shuffle(order)
+        bucket = self._bucket[order]
+        members: list[NDArray[np.integer[Any]]] = []
+        widths: list[int] = []
         waiting = order[:0]
         for number, width in enumerate(self._widths):
-            waiting = np.concatenate([waiting, order[edges[number] : edges[number + 1]]])
+            rest = int(self.windows.take(waiting).targets.max(initial=0))
+            waiting = np.concatenate([waiting, order[bucket == number]])
             if not len(waiting):
                 continue
-            size = max(1, self.batch_targets // int(targets[waiting].max()))
+            size = max(1, self.batch_targets // max(rest, self._most_targets[number]))
             full = len(waiting) // size * size
-            for start in range(0, full, size):
-                batches.append(self.windows.take(waiting[start : start + size], int(width)))
+            members += np.split(waiting[:full], range(size, full, size)) if full else []
+            widths += [width] * (len(members) - len(widths))
             waiting = waiting[full:]
-        if len(
-            waiting
-        ):  # the rest of all: a batch of its own unless it is tiny, whose step would be mostly noise
-            batches.append(self.windows.take(waiting, int(self._widths[-1])))
-            if len(batches) > 1 and batches[-1].targets.sum() < self.batch_targets / 4:
-                batches[-2:] = [batches[-2].joined(batches[-1])]
-        return [batches[number] for number in rng.permutation(len(batches))]
+        if len(waiting):
+            members.append(waiting)
+            widths.append(self._widths[-1])
+            # A batch of its own for the rest of all, unless it is tiny and its step would be mostly noise.
+            if len(members) > 1 and self.windows.take(waiting).targets.sum() < self.batch_targets / 4:
+                members[-2:], widths[-2:] = [np.concatenate(members[-2:])], [max(widths[-2:])]
+        mixed = rng.permutation(len(members)).tolist()
+        return Batches(self.windows, [members[n] for n in mixed], [widths[n] for n in mixed])
+
+
+def _index_type(count: int) -> type[np.integer[Any]]:
+    return np.int32 if count < 2**31 else np.int64
+
+
+def _chunks(values: NDArray[np.integer[Any]]) -> Iterator[NDArray[np.integer[Any]]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
 
 def evaluation_batches(

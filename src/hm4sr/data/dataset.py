@@ -7,7 +7,7 @@ manifest.json     format, rules, statistics, sources, files (sha256 of each)
 features/NAME/    vectors of a modality, see `hm4sr.features.store`
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +29,12 @@ TABLES = ["events.parquet", "users.parquet", "items.parquet"]
 
 Part = Literal["train", "valid", "test"]
 
+_CHUNK = 1 << 22
+
 
 @dataclass(frozen=True)
 class EventLog:
-    """All histories, end to end, twelve bytes an event.
+    """All histories, end to end: twelve bytes an event and 24 a user.
 
     Attributes:
         items: item numbers (1..), int32.
@@ -64,10 +66,14 @@ class EventLog:
         index = ("train", "valid", "test").index(part)
         return edges[index], edges[index + 1]
 
-    @cached_property
+    @property
     def users(self) -> NDArray[np.int32]:
-        """The user of each event."""
+        """The user of each event, made anew at each call: four bytes an event that few need for long."""
         return np.repeat(np.arange(self.num_users, dtype=np.int32), np.diff(self.starts))
+
+    def users_of(self, events: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The users of the given events."""
+        return np.searchsorted(self.starts, events, side="right") - 1
 
     def targets(self, part: Part) -> NDArray[np.int64]:
         """Event numbers to predict in the validation or test part, in user order."""
@@ -76,7 +82,26 @@ class EventLog:
 
     def train_mask(self) -> NDArray[np.bool_]:
         """Whether each event belongs to the train part."""
-        return np.arange(self.num_events) < self.train_end[self.users]
+        first, end = self.bounds("train")
+        runs = np.stack([end - first, self.starts[1:] - end], axis=1).ravel()
+        return np.repeat(np.tile([True, False], self.num_users), runs)
+
+    def train_counts(self, num_items: int) -> NDArray[np.int64]:
+        """Training events of each item row; row 0, padding, has none."""
+        counts = np.zeros(num_items + 1, dtype=np.int64)
+        for part, train in zip(in_chunks(self.items), in_chunks(self.train_mask()), strict=True):
+            counts += np.bincount(part[train], minlength=num_items + 1)
+        return counts
+
+    def largest_gap(self) -> int:
+        """Most seconds between two neighbouring training events of a user."""
+        follows = self.train_mask()
+        follows[self.starts[:-1][self.starts[:-1] < self.num_events]] = False  # a user's first event
+        pairs = zip(
+            in_chunks(self.times[1:]), in_chunks(self.times[:-1]), in_chunks(follows[1:]), strict=True
+        )
+        gaps = ((later - earlier)[wanted] for later, earlier, wanted in pairs)
+        return max((int(gap.max(initial=0)) for gap in gaps), default=0)
 
 
 class Dataset:
@@ -135,16 +160,21 @@ class Dataset:
     @cached_property
     def events(self) -> EventLog:
         """All events as flat arrays."""
-        table = pl.read_parquet(self.path / "events.parquet", columns=["item", "time"])
-        counts = self.users["events"].to_numpy()
-        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        # Not from `self.users`, which would keep the ids of all users in memory.
+        columns = ["events", "train_end", "valid_end"]
+        users = pl.read_parquet(self.path / "users.parquet", columns=columns)
+        starts = np.concatenate([[0], np.cumsum(users["events"].to_numpy())]).astype(np.int64)
         return EventLog(
-            items=table["item"].to_numpy().astype(np.int32, copy=False),
-            times=table["time"].to_numpy().astype(np.int64, copy=False),
+            items=self._event_column("item").astype(np.int32, copy=False),
+            times=self._event_column("time").astype(np.int64, copy=False),
             starts=starts,
-            train_end=starts[:-1] + self.users["train_end"].to_numpy(),
-            valid_end=starts[:-1] + self.users["valid_end"].to_numpy(),
+            train_end=starts[:-1] + users["train_end"].to_numpy(),
+            valid_end=starts[:-1] + users["valid_end"].to_numpy(),
         )
+
+    def _event_column(self, name: str) -> NDArray[Any]:
+        """One column at a time: making one array of the pieces of a file takes its memory twice."""
+        return pl.read_parquet(self.path / "events.parquet", columns=[name])[name].to_numpy()
 
     @property
     def num_items(self) -> int:
@@ -173,13 +203,17 @@ class Dataset:
         from hm4sr.types import Clock
 
         events = self.events
-        train = events.train_mask()
-        times = events.times[train]
-        if not len(times):
+        first, end = events.bounds("train")
+        trained = end > first
+        if not trained.any():
             return Clock()
-        users = events.users[train]
-        gaps = np.diff(times)[users[1:] == users[:-1]]
-        return Clock(int(times.min()), int(times.max()), int(gaps.max(initial=0)))
+        oldest, newest = events.times[first[trained]], events.times[end[trained] - 1]
+        return Clock(int(oldest.min()), int(newest.max()), events.largest_gap())
+
+
+def in_chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Pieces of an array, so that what is computed from it does not need as much memory again."""
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,31 +12,20 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field
 
-from hm4sr.config import Config
 from hm4sr.data.catalogue import FIELDS, Catalogue, build_items, category_separator, read_catalogue
 from hm4sr.data.dataset import FORMAT, TABLES, Dataset, save_dataset
-from hm4sr.data.interactions import (
-    Duplicates,
-    Interactions,
-    Ties,
-    compact,
-    deduplicate,
-    describe,
-    k_core,
-    leave_one_out,
-    order,
-    tie_keys,
-)
+from hm4sr.data.interactions import Interactions, describe
+from hm4sr.data.rules import Rules, apply_rules
+from hm4sr.data.split import describe_split, history_ends
 from hm4sr.data.tables import Table, read_table, vocabulary
 from hm4sr.data.timestamps import TimeUnit, read_times
 from hm4sr.errors import UserError
 from hm4sr.files import read_json, sha256
 
 
-class PrepareConfig(Config):
-    """Rules of the preparation; the defaults are the paper's (5.1.1)."""
+class PrepareConfig(Rules):
+    """What to read, and the rules of the preparation; the defaults are the paper's (5.1.1)."""
 
     user_column: str = "user_id"
     """Interactions: column of user ids."""
@@ -62,16 +51,6 @@ class PrepareConfig(Config):
     """What divides the categories in a cell; auto recognises ' > ', '|' and ';', none takes cells whole."""
     time_unit: TimeUnit = "auto"
     """Unit of the timestamps; auto decides from the whole column."""
-    min_rating: float | None = None
-    """Drop interactions rated lower."""
-    duplicates: Duplicates = "event"
-    """Keep one interaction per user, item and timestamp (event), per user and item (pair), or all (keep)."""
-    min_user_events: int = Field(default=5, ge=1)
-    """Drop users with fewer interactions, repeatedly."""
-    min_item_events: int = Field(default=5, ge=1)
-    """Drop items with fewer interactions, repeatedly."""
-    ties: Ties = "file"
-    """Order of a user's interactions with equal timestamps: as in the file, or by a hash of user and item."""
     missing_items: Literal["error", "drop", "keep"] = "error"
     """What to do with interactions whose item is not in the items file: keep makes items without metadata."""
 
@@ -103,23 +82,22 @@ def prepare(
     separator, separators_seen = category_separator(catalogue, config.category_separator)
 
     raw = _read_interactions(interactions, config)
-    log, removed = _filter(raw, catalogue, interactions, config)
-    users, user_ids = compact(log.users, raw.user_ids)
-    numbers, item_ids = compact(log.items, raw.item_ids)
-    log = Interactions(users, numbers, log.ticks)
-    keys = tie_keys(log, user_ids, item_ids) if config.ties == "hash" else None
-    log = log.take(order(log, keys))
-    seconds = log.ticks // raw.per_second
+    log, removed = raw.log, dict(raw.removed)
+    if config.missing_items != "keep":
+        known = _in_catalogue(raw, catalogue, interactions, config)
+        removed["missing_items"] = int((~known).sum())
+        log = log.take(known)
+    kept = apply_rules(log, raw.user_ids, raw.item_ids, raw.per_second, config, removed, interactions)
+    log, seconds = kept.log, kept.log.ticks // raw.per_second
 
-    item_table = build_items(catalogue, item_ids, separator, root)
-    lengths = np.bincount(log.users).astype(np.int64)
-    train_end, valid_end = leave_one_out(lengths)
+    item_table = build_items(catalogue, kept.item_ids, separator, root)
     present = item_table.select(pl.col("title", "brand", "text", "image").count())
     with_categories = (item_table["categories"].list.len() > 0).sum()
     statistics = {
-        **describe(len(user_ids), len(item_ids), seconds),
+        **describe(len(kept.user_ids), len(kept.item_ids), seconds),
+        **describe_split(kept.parts, kept.moments),
         "rows_read": raw.rows_read,
-        "rows_removed": removed,
+        "rows_removed": kept.removed,
         "items_with": {**present.row(0, named=True), "categories": int(with_categories)},
         "time_unit": raw.time_unit,
         "category_separator": separator,
@@ -128,7 +106,7 @@ def prepare(
     # A folder of this machine: without pictures, leave it out and the manifest is the same everywhere.
     image_root = str(root) if "image" in catalogue.fields else None
     rules = config.model_dump(mode="json") | {"image_root": image_root}
-    histories = {"user_id": user_ids, "events": lengths, "train_end": train_end, "valid_end": valid_end}
+    histories = {"user_id": kept.user_ids, **history_ends(log.users, kept.parts)}
     try:
         return save_dataset(
             out,
@@ -238,32 +216,16 @@ def _ratings(table: Table, column: str) -> NDArray[np.float64]:
     return ratings.to_numpy()
 
 
-def _filter(
-    raw: _Raw, catalogue: Catalogue, path: Path, config: PrepareConfig
-) -> tuple[Interactions, dict[str, int]]:
-    """Apply the rules one after the other; count what each removes."""
-    log, removed = raw.log, dict(raw.removed)
-    if config.missing_items != "keep":
-        known = raw.item_ids.is_in(catalogue.ids.implode()).to_numpy()[log.items]
-        if config.missing_items == "error" and not known.all():
-            missing = np.unique(log.items[~known])
-            first = raw.item_ids[int(missing[0])]
-            what = f"lacks {len(missing):,} of the items in {path}, the first is {first!r}"
-            advice = "add them, or set --missing-items to drop or keep"
-            raise UserError(f"{catalogue.table.path} {what}: {advice}.")
-        removed["missing_items"] = int((~known).sum())
-        log = log.take(known)
-    kept = deduplicate(log, config.duplicates)
-    removed["duplicates"] = int((~kept).sum())
-    log = log.take(kept)
-    kept = k_core(log.users, log.items, config.min_user_events, config.min_item_events)
-    removed["k_core"] = int((~kept).sum())
-    log = log.take(kept)
-    if not len(log):
-        counts = ", ".join(f"{rule.replace('_', ' ')} {count:,}" for rule, count in removed.items() if count)
-        advice = "lower --min-user-events and --min-item-events, or loosen the rule that removed most"
-        raise UserError(f"{path} has {raw.rows_read:,} rows and none is left (removed: {counts}): {advice}.")
-    return log, removed
+def _in_catalogue(raw: _Raw, catalogue: Catalogue, path: Path, config: PrepareConfig) -> NDArray[np.bool_]:
+    """Mask of the interactions whose item the catalogue has."""
+    known: NDArray[np.bool_] = raw.item_ids.is_in(catalogue.ids.implode()).to_numpy()[raw.log.items]
+    if config.missing_items == "error" and not known.all():
+        missing = np.unique(raw.log.items[~known])
+        first = raw.item_ids[int(missing[0])]
+        what = f"lacks {len(missing):,} of the items in {path}, the first is {first!r}"
+        advice = "add them, or set --missing-items to drop or keep"
+        raise UserError(f"{catalogue.table.path} {what}: {advice}.")
+    return known
 
 
 def _format(path: Path) -> Any:

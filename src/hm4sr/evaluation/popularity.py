@@ -9,15 +9,19 @@ from hm4sr.evaluation.ranking import RankedTargets
 
 def popularity(log: EventLog, num_items: int) -> NDArray[np.int64]:
     """Training events of each item row (row 0, padding, has none)."""
-    return np.bincount(log.items[log.train_mask()], minlength=num_items + 1)
+    return log.train_counts(num_items)
 
 
 def rank_by_popularity(log: EventLog, num_items: int, part: Part) -> RankedTargets:
-    """Rank every target by popularity; items as popular as the target count as better."""
+    """Rank every target by popularity; items as popular as the target count as better.
+
+    The targets are those of `hm4sr.evaluation.ranking.rank_part`: a user's first event is none.
+    """
     counts = popularity(log, num_items)[1:]
     targets = log.targets(part)
+    users = log.users_of(targets)
+    known = targets > log.starts[users]
+    targets, users = targets[known], users[known]
     items = log.items[targets].astype(np.int64)
     at_least_as_popular = len(counts) - np.searchsorted(np.sort(counts), counts, side="left")
-    return RankedTargets(
-        log.users[targets].astype(np.int64), items, at_least_as_popular[items - 1].astype(np.int64)
-    )
+    return RankedTargets(users, items, at_least_as_popular[items - 1].astype(np.int64))

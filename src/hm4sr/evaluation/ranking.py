@@ -19,7 +19,7 @@ _CHUNK_SCORES = 4_000_000
 
 @dataclass(frozen=True)
 class RankedTargets:
-    """Rank of each target of a part among all items.
+    """Rank of each target of a part among all items, by user and then in the order of time.
 
     Attributes:
         users: user number of each target.
@@ -96,10 +96,11 @@ def _rank_with(
     device: torch.device,
 ) -> RankedTargets:
     batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
-    users, items, ranks = [], [], []
+    events, users, items, ranks = [], [], [], []
     for windows in evaluation_batches(log, wanted, model.catalog.max_length, batch_size):
         batch = make_batch(log, windows).to(device)
-        targets = log.items[windows.starts + windows.lengths].astype(np.int64)
+        events.append(windows.starts + windows.lengths)
+        targets = log.items[events[-1]].astype(np.int64)
         scores = model.scores(batch, candidates)
         ranks.append(target_ranks(scores, torch.from_numpy(targets).to(device)).cpu().numpy())
         users.append(windows.users)
@@ -108,5 +109,5 @@ def _rank_with(
         empty = np.zeros(0, dtype=np.int64)
         return RankedTargets(empty, empty, empty)
     all_users, all_items, all_ranks = (np.concatenate(parts) for parts in (users, items, ranks))
-    order = np.argsort(all_users, kind="stable")
+    order = np.argsort(np.concatenate(events))
     return RankedTargets(all_users[order], all_items[order], all_ranks[order])

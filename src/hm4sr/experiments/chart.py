@@ -38,8 +38,8 @@ def line_chart(lines: Sequence[Line], description: str, x_label: str, y_label: s
     finite = [[(x, y) for x, y in line.points if math.isfinite(x) and math.isfinite(y)] for line in lines]
     if not any(finite):
         return ""
-    x_ticks = _ticks(max(x for points in finite for x, _ in points), 6, whole=True)
-    y_ticks = _ticks(max(y for points in finite for _, y in points), 5)
+    x_ticks = round_ticks(max(x for points in finite for x, _ in points), 6, whole=True)
+    y_ticks = round_ticks(max(y for points in finite for _, y in points), 5)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x / x_ticks[-1]) * (_WIDTH - _LEFT - _RIGHT)
@@ -81,7 +81,7 @@ def line_chart(lines: Sequence[Line], description: str, x_label: str, y_label: s
     return "".join(parts) + f'<ul class="legend">{keys}</ul>'
 
 
-def _ticks(largest: float, about: int, whole: bool = False) -> list[float]:
+def round_ticks(largest: float, about: int, whole: bool = False) -> list[float]:
     """Round numbers from 0 to at least `largest`."""
     if largest <= 0:
         return [0.0, 1.0]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hm4sr.data.batches import TrainingBatches, make_batch, training_windows
+from hm4sr.data.batches import TrainingBatches, TrainingWindows, make_batch
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
@@ -147,7 +147,7 @@ def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecMod
         raise UserError(
             f"train.parallel = true is not exact for {model.name}, which sees later events: leave it out."
         )
-    windows = training_windows(
+    windows = TrainingWindows(
         dataset.events,
         experiment.data.max_length,
         model.parallel if parallel is None else parallel,
