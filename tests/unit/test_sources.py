@@ -391,7 +391,7 @@ def test_only_some_bad_rows_are_named(tmp_path):
 
 def test_a_file_of_another_kind_is_named(tmp_path):
     reviews, _ = kit.amazon(tmp_path, "2014")
-    with pytest.raises(UserError, match=r"no field 'parent_asin' in any record: check --source"):
+    with pytest.raises(UserError, match=r"no field 'user_id' in any record: check --source"):
         prepared(tmp_path, "amazon-2023", interactions=reviews)
     with pytest.raises(UserError, match=r"has no usable rows \(first: .*line 1 is not JSON\)"):
         prepared(

@@ -46,8 +46,9 @@ def read_catalogue(
     fields: Mapping[str, str],
     explicit: Sequence[str],
     text_columns: Sequence[str],
+    known: pl.Series | None = None,
 ) -> Catalogue:
-    """Read an items file and check its ids.
+    """Read the items of a source and check their ids.
 
     Args:
         source: where the items come from.
@@ -56,13 +57,18 @@ def read_catalogue(
         fields: column of each of `FIELDS`.
         explicit: those of `FIELDS` whose column must exist; the others may be absent.
         text_columns: further columns, which must exist.
+        known: ids of the interactions' items, for a source without a file of items.
 
     Raises:
         UserError: see `Source.items`; an id is empty or occurs twice.
     """
     required = [("--item-column", id_column), *((f"--{name}-column", fields[name]) for name in explicit)]
     required += [("--text-columns", column) for column in text_columns]
-    table = source.items(required, list(fields.values()), [id_column], bad)
+    if source.items_file is None:
+        assert known is not None
+        table = source.bare_items(known, required)
+    else:
+        table = source.items(required, list(fields.values()), [id_column], bad)
     if bad.skip:
         table = screen_items(table, id_column, bad)
     frame = table.frame.with_columns(_as_text(table, column) for column in table.frame.columns)

@@ -111,10 +111,13 @@ def prepare_source(
     out, bad = Path(out).resolve(), BadRows(config.bad_rows)
     root = (config.image_root or source.image_folder).resolve()
     check_output(out, force, [*source.files, root])
-    catalogue = _read_catalogue(source, bad, config)
+    # The smaller file first: what is wrong with it is said at once.
+    catalogue = None if source.items_file is None else _read_catalogue(source, bad, config)
+    raw = _read_interactions(source, bad, config)
+    if catalogue is None:
+        catalogue = _read_catalogue(source, bad, config, raw.item_ids)
     separator, separators_seen = category_separator(catalogue, config.category_separator)
 
-    raw = _read_interactions(source, bad, config)
     log, removed = _filter(raw, catalogue, source.log, config)
     users, user_ids = compact(log.users, raw.user_ids)
     numbers, item_ids = compact(log.items, raw.item_ids)
@@ -198,10 +201,12 @@ def _source(file: Path) -> dict[str, Any]:
     return {"name": file.name, "sha256": sha256(file), "bytes": file.stat().st_size}
 
 
-def _read_catalogue(source: Source, bad: BadRows, config: PrepareConfig) -> Catalogue:
+def _read_catalogue(
+    source: Source, bad: BadRows, config: PrepareConfig, known: pl.Series | None = None
+) -> Catalogue:
     fields = {name: getattr(config, f"{name}_column") for name in FIELDS}
     explicit = [name for name in FIELDS if f"{name}_column" in config.model_fields_set]
-    return read_catalogue(source, bad, config.item_column, fields, explicit, config.text_columns)
+    return read_catalogue(source, bad, config.item_column, fields, explicit, config.text_columns, known)
 
 
 @dataclass(frozen=True)

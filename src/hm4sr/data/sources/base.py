@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import polars as pl
+
 from hm4sr.data.sources.bad_rows import BadRows
-from hm4sr.data.sources.screening import keep_rows
 from hm4sr.data.tables import Table, choose_columns
 
 Columns = Sequence[tuple[str, str]]
@@ -36,11 +37,6 @@ class Source(ABC):
         """What is read."""
         return [self.log] if self.items_file is None else [self.log, self.items_file]
 
-    @property
-    def catalogue(self) -> Path:
-        """The file to name where something is wrong with the items."""
-        return self.items_file or self.log
-
     @abstractmethod
     def interactions(self, required: Columns, ids: Sequence[str], bad: BadRows) -> Table:
         """Some columns of the interactions, rows in the file's order.
@@ -55,7 +51,7 @@ class Source(ABC):
         """
 
     def items(self, required: Columns, optional: Sequence[str], ids: Sequence[str], bad: BadRows) -> Table:
-        """Some columns of the items.
+        """Some columns of the items, of a source that has a file of them.
 
         Args:
             required: the columns, the first one being that of the ids.
@@ -66,13 +62,22 @@ class Source(ABC):
         Raises:
             UserError: see `interactions`.
         """
-        if self.items_file is not None:
-            return self.read_items(self.items_file, required, optional, ids, bad)
+        assert self.items_file is not None
+        return self.read_items(self.items_file, required, optional, ids, bad)
+
+    def bare_items(self, ids: pl.Series, required: Columns) -> Table:
+        """The items where there is no file of them.
+
+        Args:
+            ids: those of the interactions, each once.
+            required: as in `items`.
+
+        Raises:
+            UserError: another column than that of the ids is required.
+        """
         _, column = required[0]
         choose_columns(self.log, [column], required, ())
-        events = self.interactions(required, ids, BadRows(bad.rule))
-        cells = events.frame[column]
-        return keep_rows(events, cells.is_first_distinct() & cells.is_not_null())
+        return Table(self.log, pl.DataFrame({column: ids}), None)
 
     @abstractmethod
     def read_items(

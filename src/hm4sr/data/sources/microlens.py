@@ -36,8 +36,14 @@ class MicroLensSource(Source):
 
     def items(self, required: Columns, optional: Sequence[str], ids: Sequence[str], bad: BadRows) -> Table:
         """See `Source`; the pictures are those files of the folder that are named after an item."""
-        table = super().items(required, optional, ids, bad)
-        if "image_path" not in optional or not self.image_folder.is_dir():
+        return self._with_pictures(super().items(required, optional, ids, bad), required)
+
+    def bare_items(self, ids: pl.Series, required: Columns) -> Table:
+        """See `Source` and `items`."""
+        return self._with_pictures(super().bare_items(ids, required), required)
+
+    def _with_pictures(self, table: Table, required: Columns) -> Table:
+        if not self.image_folder.is_dir():
             return table
         files = pl.DataFrame(sorted(_pictures(self.image_folder).items()), schema=_PICTURES, orient="row")
         column = required[0][1]
