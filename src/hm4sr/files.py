@@ -63,6 +63,13 @@ def atomic_directory(path: Path, keep: Sequence[str] = ()) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def finish_file(temporary: Path, path: Path) -> None:
+    """Sync a finished file and rename it over `path`, in the same folder."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:

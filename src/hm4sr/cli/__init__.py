@@ -12,6 +12,7 @@ from hm4sr.errors import UserError
 VERBS = {
     "demo": "Simulate a shop, train on it, judge, recommend and write a page.",
     "simulate": "Make data of a small shop whose answer is known.",
+    "download": "Fetch published data sets, or the pictures of a catalogue.",
     "prepare": "Turn interactions and a catalogue into a prepared data set.",
     "features": "Encode the text and the pictures of a data set's items.",
     "train": "Train a model from a configuration and judge it.",
