@@ -44,7 +44,11 @@ def _rule_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--items", type=Path, help="File of items; without it they have neither text nor picture.")
 @click.option("--folder", type=Path, help="Folder of the raw files under their usual names, not those two.")
 @click.option("--out", type=Path, required=True, help="Folder to create.")
-@click.option("--force", is_flag=True, help="Replace a prepared data set, and the features in it.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace a prepared data set and the features in it; downloaded pictures stay.",
+)
 @_rule_options
 def command(
     source: str,

@@ -129,7 +129,8 @@ def prepare_source(
     item_table = build_items(catalogue, item_ids, separator, root)
     lengths = np.bincount(log.users).astype(np.int64)
     train_end, valid_end = leave_one_out(lengths)
-    present = item_table.select(pl.col("title", "brand", "text", "image").count())
+    optional = [name for name in ("image_url",) if name in item_table.columns]
+    present = item_table.select(pl.col("title", "brand", "text", "image", *optional).count())
     with_categories = (item_table["categories"].list.len() > 0).sum()
     statistics = {
         **describe(len(user_ids), len(item_ids), seconds),

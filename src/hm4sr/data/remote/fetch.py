@@ -132,7 +132,8 @@ class _Transfer:
                     raise self._refused(error.code, error.reason) from error
                 reason = f"{error.code} {error.reason}"
             except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-                reason = str(getattr(error, "reason", None) or error or type(error).__name__)
+                cause = getattr(error, "reason", error)
+                reason = str(getattr(cause, "strerror", None) or cause) or type(error).__name__
             failures = 1 if self._size() > before else failures + 1
             if failures >= TRIES:
                 raise self._unreachable(reason)
