@@ -16,7 +16,11 @@ import polars as pl
 
 from hm4sr.data.sources.lines import BadLineError, Schema
 
-_TOKEN = re.compile(rb"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|\b(?:None|True|False)\b")
+_STRING = rb"'(?:[^'\\\n]|\\.)*+'|\"(?:[^\"\\\n]|\\.)*+\""
+_WORD = rb"\b(?:None|True|False)\b"
+_TOKEN = re.compile(_STRING + b"|" + _WORD)
+_STRETCH = re.compile(rb"(?:[^\"'\\\n]*+'[^'\"\\\n]*+')++|" + _STRING + b"|" + _WORD)
+"""As _TOKEN, but many plain strings with what is between them count as one: most of a line, at one stroke."""
 _WORDS = {b"None": b"null", b"True": b"true", b"False": b"false"}
 
 
@@ -36,7 +40,7 @@ class RecordParser:
         """All lines at once, see `LineParser`."""
         frame = self._parse(data)
         if frame is None and self.literals:
-            converted = _TOKEN.sub(_json_token, data)
+            converted = _STRETCH.sub(_json_stretch, data)
             frame = self._parse(converted) if converted is not data else None
         return frame
 
@@ -120,6 +124,13 @@ def _number(value: Any, dtype: Any, name: str) -> int | float | None:
         kind = "a number" if dtype == pl.Float64 else "a whole number"
         raise BadLineError(f"has {str(value)[:40]!r} as {name}, which is not {kind}") from error
     return whole
+
+
+def _json_stretch(match: re.Match[bytes]) -> bytes:
+    stretch = match.group()
+    if b"\\" in stretch or b'"' in stretch or any(word in stretch for word in _WORDS):
+        return _TOKEN.sub(_json_token, stretch)
+    return stretch.replace(b"'", b'"')
 
 
 def _json_token(match: re.Match[bytes]) -> bytes:
