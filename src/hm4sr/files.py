@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, keep: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary sibling folder; on success it takes the place of `path`, else it is removed.
 
     An existing folder at `path` is moved aside first and deleted after the swap, so that there is a whole
     folder under that name, the old or the new, at nearly every moment.
+
+    Args:
+        path: folder to create or replace.
+        keep: names in the old folder that move into the new one, where that has none of the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -51,9 +55,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         _sync(path.parent)
         if old is not None:
+            for name in keep:
+                if (old / name).exists() and not (path / name).exists():
+                    (old / name).rename(path / name)
             shutil.rmtree(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish_file(temporary: Path, path: Path) -> None:
+    """Sync a finished file and rename it over `path`, in the same folder."""
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

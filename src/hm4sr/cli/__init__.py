@@ -12,6 +12,7 @@ from hm4sr.errors import UserError
 VERBS = {
     "demo": "Simulate a shop, train on it, judge, recommend and write a page.",
     "simulate": "Make data of a small shop whose answer is known.",
+    "download": "Fetch published data sets, or the pictures of a catalogue.",
     "prepare": "Turn interactions and a catalogue into a prepared data set.",
     "inspect": "Show what is in a prepared data set, and what to look at twice.",
     "features": "Encode the text and the pictures of a data set's items.",

@@ -9,7 +9,8 @@ import click
 
 from hm4sr.data.catalogue import count_missing_pictures
 from hm4sr.data.dataset import Dataset
-from hm4sr.data.prepare import PrepareConfig, prepare
+from hm4sr.data.prepare import PrepareConfig, prepare_source
+from hm4sr.data.sources import SOURCES, open_source
 
 
 def _rule_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -35,13 +36,39 @@ def _rule_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.option("--interactions", type=Path, required=True, help="CSV, TSV or Parquet: user, item, timestamp.")
-@click.option("--items", type=Path, required=True, help="CSV, TSV or Parquet: the catalogue.")
+@click.option(
+    "--source",
+    type=click.Choice(list(SOURCES)),
+    default="table",
+    show_default=True,
+    help="What the raw files are.",
+)
+@click.option("--interactions", type=Path, help="File of interactions; table: CSV, TSV or Parquet.")
+@click.option("--items", type=Path, help="File of items; without it they have neither text nor picture.")
+@click.option("--folder", type=Path, help="Folder of the raw files under their usual names, not those two.")
 @click.option("--out", type=Path, required=True, help="Folder to create.")
-@click.option("--force", is_flag=True, help="Replace a prepared data set, and the features in it.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace a prepared data set and the features in it; downloaded pictures stay.",
+)
 @_rule_options
-def command(interactions: Path, items: Path, out: Path, force: bool, **rules: Any) -> None:
+def command(
+    source: str,
+    interactions: Path | None,
+    items: Path | None,
+    folder: Path | None,
+    out: Path,
+    force: bool,
+    **rules: Any,
+) -> None:
     """Turn raw interactions and a catalogue into a prepared data set.
+
+    \b
+    hm4sr prepare --interactions events.csv --items items.csv --out data/shop
+    hm4sr prepare --source amazon-2014 --interactions reviews_Beauty_5.json.gz \\
+                  --items meta_Beauty.json.gz --out data/beauty
+    hm4sr prepare --source movielens-1m --folder raw/ml-1m --out data/ml-1m
 
     Duplicates are dropped, users and items with few interactions removed until all have enough, histories
     sorted by time; the last interaction of each user becomes the test target, the one before the validation
@@ -53,7 +80,8 @@ def command(interactions: Path, items: Path, out: Path, force: bool, **rules: An
     if "text_columns" in given:
         given["text_columns"] = [name.strip() for name in given["text_columns"].split(",") if name.strip()]
     config = PrepareConfig.parse(given, "hm4sr prepare")
-    click.echo(summary(prepare(interactions, items, out, config, force)))
+    opened = open_source(source, interactions, items, folder, config.image_root)
+    click.echo(summary(prepare_source(opened, out, config, force)))
 
 
 def summary(dataset: Dataset) -> str:
@@ -73,14 +101,21 @@ def summary(dataset: Dataset) -> str:
         "categories divided by": _separator(numbers, rules["category_separator"] == "auto"),
         "split": rules["split"],
         **_parts(numbers),
+        "source": f"{numbers['source']}: {', '.join(file['name'] for file in dataset.manifest['sources'])}",
         "rows read": f"{numbers['rows_read']:,}",
     }
     lines |= {f"removed: {rule.replace('_', ' ')}": f"{n:,}" for rule, n in numbers["rows_removed"].items()}
     lines |= {f"items with {name}": f"{n:,}" for name, n in numbers["items_with"].items()}
+    for file, count in numbers.get("repeated_items", {}).items():
+        lines["repeated items"] = f"{count:,} rows of {file} left out, the first of each kept"
     if missing:
         lines["pictures not found"] = f"{missing:,} of them, below {rules['image_root']}"
+    bad_rows = numbers.get("bad_rows", {})
+    lines |= {f"bad rows of {file}": f"{found['skipped']:,} skipped" for file, found in bad_rows.items()}
     width = max(map(len, lines))
-    return "\n".join([f"{dataset.path}", *(f"  {name:<{width}}  {value}" for name, value in lines.items())])
+    rows = [f"{dataset.path}", *(f"  {name:<{width}}  {value}" for name, value in lines.items())]
+    rows += [f"    {file}, {row}" for file, found in bad_rows.items() for row in found["first"]]
+    return "\n".join(rows)
 
 
 def _parts(numbers: dict[str, Any]) -> dict[str, str]:
@@ -92,6 +127,8 @@ def _parts(numbers: dict[str, Any]) -> dict[str, str]:
 
 
 def _separator(numbers: dict[str, Any], recognised: bool) -> str:
+    if numbers["source"] not in ("table", "microlens"):
+        return "the source, which knows them"
     if numbers["category_separator"]:
         return f"'{numbers['category_separator']}' ({'recognised' if recognised else 'as set'})"
     seen = " and ".join(f"'{mark}'" for mark in numbers["category_separators_seen"])

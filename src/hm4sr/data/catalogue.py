@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 
-from hm4sr.data.tables import Table, read_table
+from hm4sr.data.sources.bad_rows import BadRows
+from hm4sr.data.sources.base import Source
+from hm4sr.data.sources.screening import screen_items
+from hm4sr.data.tables import Table
 from hm4sr.errors import UserError
 
 SEPARATORS = (" > ", "|", ";")
-FIELDS = ("title", "category", "brand", "image")
+FIELDS = ("title", "category", "brand", "image", "image_url")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Catalogue:
     Attributes:
         table: its needed columns, each of strings or of lists of strings.
         id: name of the column of item ids, which are unique.
-        fields: names of the columns of title, category, brand and image, where they exist.
+        fields: names of the columns of those of `FIELDS` that exist.
         text_columns: columns that make the text instead of title, categories and brand.
     """
 
@@ -37,30 +40,40 @@ class Catalogue:
 
 
 def read_catalogue(
-    path: Path,
+    source: Source,
+    bad: BadRows,
     id_column: str,
     fields: Mapping[str, str],
     explicit: Sequence[str],
     text_columns: Sequence[str],
+    known: pl.Series | None = None,
 ) -> Catalogue:
-    """Read an items file and check its ids.
+    """Read the items of a source and check their ids.
 
     Args:
-        path: CSV, TSV or Parquet file.
+        source: where the items come from.
+        bad: what to do with items that cannot be used.
         id_column: column of item ids.
         fields: column of each of `FIELDS`.
         explicit: those of `FIELDS` whose column must exist; the others may be absent.
         text_columns: further columns, which must exist.
+        known: ids of the interactions' items, for a source without a file of items.
 
     Raises:
-        UserError: see `read_table`; an id is empty or occurs twice.
+        UserError: see `Source.items`; an id is empty or occurs twice.
     """
     required = [("--item-column", id_column), *((f"--{name}-column", fields[name]) for name in explicit)]
     required += [("--text-columns", column) for column in text_columns]
-    table = read_table(path, required, optional=list(fields.values()), ids=[id_column])
+    if source.items_file is None:
+        assert known is not None
+        table = source.bare_items(known, required)
+    else:
+        table = source.items(required, list(fields.values()), [id_column], bad)
+    if bad.skip:
+        table = screen_items(table, id_column, bad)
     frame = table.frame.with_columns(_as_text(table, column) for column in table.frame.columns)
     present = {name: column for name, column in fields.items() if column in frame.columns}
-    catalogue = Catalogue(Table(path, frame, table.separator), id_column, present, text_columns)
+    catalogue = Catalogue(replace(table, frame=frame), id_column, present, text_columns)
     _check_ids(catalogue)
     return catalogue
 
@@ -125,7 +138,8 @@ def build_items(
         image_root: folder that the paths of pictures are relative to.
 
     Returns:
-        columns item_id, title, brand, categories (list, maybe empty), text, image; a missing text is null.
+        columns item_id, title, brand, categories (list, maybe empty), text, image, and image_url where the
+        catalogue has it; a missing text is null.
 
     Raises:
         UserError: a picture's path leads out of `image_root` or is not a path.
@@ -144,7 +158,10 @@ def build_items(
         ]
     )
     images = _images(columns["image"], frame["__row"], catalogue.table, image_root)
-    return items.with_columns(images.alias("image"))
+    items = items.with_columns(images.alias("image"))
+    if "image_url" in catalogue.fields:
+        items = items.with_columns(_field(frame, catalogue.fields["image_url"]).alias("image_url"))
+    return items
 
 
 def _clean(cells: pl.Expr) -> pl.Expr:
@@ -196,7 +213,7 @@ def _images(paths: pl.Series, rows: pl.Series, table: Table, root: Path) -> pl.S
         inside = None if path is None else _below(path, root)
         if path is not None and inside is None:
             if "://" in path:
-                what, advice = "is a web address", "download the pictures and give their paths"
+                what, advice = "is a web address", "name its column with --image-url-column instead"
             else:
                 what, advice = f"lies outside {root}", "set --image-root to a folder that holds all pictures"
             raise UserError(f"{table.place(row)}: picture {path!r} {what}: {advice}.")

@@ -2,9 +2,11 @@
 
 events.parquet    user, item (1..), time: sorted by user, then in the order of the user's history
 users.parquet     user_id, events, train_end, valid_end (counts from the start of the user's history)
-items.parquet     item_id, title, brand, categories (list), text, image; row r is item number r + 1
+items.parquet     item_id, title, brand, categories (list), text, image, maybe image_url;
+                  row r is item number r + 1
 manifest.json     format, rules, statistics, sources, files (sha256 of each)
 features/NAME/    vectors of a modality, see `hm4sr.features.store`
+images/           downloaded pictures, see `hm4sr.data.remote.pictures`; kept when the data set is replaced
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 FORMAT = "hm4sr-dataset"
 VERSION = 1
 TABLES = ["events.parquet", "users.parquet", "items.parquet"]
+IMAGES = "images"
+"""Folder of the downloaded pictures."""
 
 Part = Literal["train", "valid", "test"]
 
@@ -242,12 +246,12 @@ def save_dataset(
         path: folder to create or replace.
         events: columns user (int32), item (int32, from 1), time (int64), in the order they are kept.
         users: columns user_id, events, train_end, valid_end.
-        items: columns item_id, title, brand, categories, text, image.
+        items: columns item_id, title, brand, categories, text, image, and maybe image_url.
         rules: the settings of the preparation.
         statistics: what `hm4sr prepare` prints.
         sources: name and sha256 of each raw file.
     """
-    with atomic_directory(path) as folder:
+    with atomic_directory(path, keep=[IMAGES]) as folder:
         for name, table in zip(TABLES, (events, users, items), strict=True):
             table.write_parquet(folder / name, compression="zstd", statistics=False)
         manifest = {

@@ -14,11 +14,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hm4sr.data.catalogue import FIELDS, Catalogue, build_items, category_separator, read_catalogue
-from hm4sr.data.dataset import FORMAT, TABLES, Dataset, save_dataset
+from hm4sr.data.dataset import FORMAT, IMAGES, TABLES, Dataset, save_dataset
 from hm4sr.data.interactions import Interactions, describe
 from hm4sr.data.rules import Rules, apply_rules
+from hm4sr.data.sources import BadRows, BadRowsRule, Source, TableSource
+from hm4sr.data.sources.screening import screen_interactions
 from hm4sr.data.split import describe_split, history_ends
-from hm4sr.data.tables import Table, read_table, vocabulary
+from hm4sr.data.tables import Table, vocabulary
 from hm4sr.data.timestamps import TimeUnit, read_times
 from hm4sr.errors import UserError
 from hm4sr.files import read_json, sha256
@@ -43,6 +45,8 @@ class PrepareConfig(Rules):
     """Items: column of brands."""
     image_column: str = "image_path"
     """Items: column of the pictures' paths."""
+    image_url_column: str = "image_url"
+    """Items: column of the pictures' addresses, for `hm4sr download images`."""
     text_columns: tuple[str, ...] = ()
     """Items: columns that make the text, in this order; title, categories and brand if not given."""
     image_root: Path | None = None
@@ -51,6 +55,8 @@ class PrepareConfig(Rules):
     """What divides the categories in a cell; auto recognises ' > ', '|' and ';', none takes cells whole."""
     time_unit: TimeUnit = "auto"
     """Unit of the timestamps; auto decides from the whole column."""
+    bad_rows: BadRowsRule = "error"
+    """What to do with rows that cannot be read: stop at the first one, or skip, count and name them."""
     missing_items: Literal["error", "drop", "keep"] = "error"
     """What to do with interactions whose item is not in the items file: keep makes items without metadata."""
 
@@ -62,11 +68,17 @@ def prepare(
     config: PrepareConfig | None = None,
     force: bool = False,
 ) -> Dataset:
+    """Prepare a data set from two tables (CSV, TSV or Parquet), see `prepare_source`."""
+    return prepare_source(TableSource(Path(interactions), Path(items)), out, config, force)
+
+
+def prepare_source(
+    source: Source, out: str | Path, config: PrepareConfig | None = None, force: bool = False
+) -> Dataset:
     """Prepare a data set; the raw files are only read, and `out` appears whole or not at all.
 
     Args:
-        interactions: CSV, TSV or Parquet file of user, item and timestamp.
-        items: CSV, TSV or Parquet file of the catalogue.
+        source: where interactions and items come from.
         out: folder to create.
         config: the rules.
         force: replace a prepared data set that is already at `out`, with its features.
@@ -75,23 +87,27 @@ def prepare(
         UserError: a file, a column, a cell or a rule is at fault, or `out` holds something else.
     """
     config = config or PrepareConfig()
-    interactions, items, out = Path(interactions), Path(items), Path(out).resolve()
-    root = (config.image_root or items.parent).resolve()
-    check_output(out, force, [interactions, items, root])
-    catalogue = _read_catalogue(items, config)
+    out, bad = Path(out).resolve(), BadRows(config.bad_rows)
+    root = (config.image_root or source.image_folder).resolve()
+    check_output(out, force, [*source.files, root])
+    # The smaller file first: what is wrong with it is said at once.
+    catalogue = None if source.items_file is None else _read_catalogue(source, bad, config)
+    raw = _read_interactions(source, bad, config)
+    if catalogue is None:
+        catalogue = _read_catalogue(source, bad, config, raw.item_ids)
     separator, separators_seen = category_separator(catalogue, config.category_separator)
 
-    raw = _read_interactions(interactions, config)
     log, removed = raw.log, dict(raw.removed)
     if config.missing_items != "keep":
-        known = _in_catalogue(raw, catalogue, interactions, config)
+        known = _in_catalogue(raw, catalogue, source.log, config)
         removed["missing_items"] = int((~known).sum())
         log = log.take(known)
-    kept = apply_rules(log, raw.user_ids, raw.item_ids, raw.per_second, config, removed, interactions)
+    kept = apply_rules(log, raw.user_ids, raw.item_ids, raw.per_second, config, removed, source.log)
     log, seconds = kept.log, kept.log.ticks // raw.per_second
 
     item_table = build_items(catalogue, kept.item_ids, separator, root)
-    present = item_table.select(pl.col("title", "brand", "text", "image").count())
+    optional = [name for name in ("image_url",) if name in item_table.columns]
+    present = item_table.select(pl.col("title", "brand", "text", "image", *optional).count())
     with_categories = (item_table["categories"].list.len() > 0).sum()
     statistics = {
         **describe(len(kept.user_ids), len(kept.item_ids), seconds),
@@ -102,6 +118,8 @@ def prepare(
         "time_unit": raw.time_unit,
         "category_separator": separator,
         "category_separators_seen": separators_seen,
+        "source": source.name,
+        **bad.summary(),
     }
     # A folder of this machine: without pictures, leave it out and the manifest is the same everywhere.
     image_root = str(root) if "image" in catalogue.fields else None
@@ -115,7 +133,7 @@ def prepare(
             item_table,
             rules,
             statistics,
-            [_source(file) for file in (interactions, items)],
+            [_source(file) for file in source.files],
         )
     except OSError as error:
         reason = error.strerror or error
@@ -145,7 +163,7 @@ def check_output(out: Path, force: bool, needed: Sequence[Path] = ()) -> None:
     if not names:
         return
     prepared = "manifest.json" in names and _format(out / "manifest.json") == FORMAT
-    strange = sorted(names - {*TABLES, "manifest.json", "features"}) if prepared else sorted(names)
+    strange = sorted(names - {*TABLES, "manifest.json", "features", IMAGES}) if prepared else sorted(names)
     if strange:
         what = f"{out} holds something else than a prepared data set ({strange[0]})"
         raise UserError(f"{what}: choose another --out.")
@@ -162,10 +180,12 @@ def _source(file: Path) -> dict[str, Any]:
     return {"name": file.name, "sha256": sha256(file), "bytes": file.stat().st_size}
 
 
-def _read_catalogue(path: Path, config: PrepareConfig) -> Catalogue:
+def _read_catalogue(
+    source: Source, bad: BadRows, config: PrepareConfig, known: pl.Series | None = None
+) -> Catalogue:
     fields = {name: getattr(config, f"{name}_column") for name in FIELDS}
     explicit = [name for name in FIELDS if f"{name}_column" in config.model_fields_set]
-    return read_catalogue(path, config.item_column, fields, explicit, config.text_columns)
+    return read_catalogue(source, bad, config.item_column, fields, explicit, config.text_columns, known)
 
 
 @dataclass(frozen=True)
@@ -179,7 +199,7 @@ class _Raw:
     removed: Mapping[str, int]
 
 
-def _read_interactions(path: Path, config: PrepareConfig) -> _Raw:
+def _read_interactions(source: Source, bad: BadRows, config: PrepareConfig) -> _Raw:
     roles = ["user", "item", "time"]
     if config.min_rating is not None:
         roles.append("rating")
@@ -190,17 +210,22 @@ def _read_interactions(path: Path, config: PrepareConfig) -> _Raw:
         for other, same in columns[:index]:
             if column == same:
                 raise UserError(f"{other} and {option} both name {column!r}: name two different columns.")
-    table = read_table(path, columns, ids=[config.user_column, config.item_column])
+    table = source.interactions(columns, [config.user_column, config.item_column], bad)
+    if bad.skip:
+        rating = config.rating_column if config.min_rating is not None else None
+        names = (config.user_column, config.item_column, config.time_column, rating)
+        table = screen_interactions(table, *names, config.time_unit, bad)
     users, user_ids = vocabulary(table, config.user_column)
     items, item_ids = vocabulary(table, config.item_column)
     times = read_times(table.frame[config.time_column], config.time_unit, table.place)
     log = Interactions(users, items, times.ticks)
-    removed = {}
+    skipped = bad.counts.get(source.log, 0)
+    removed = {"bad_rows": skipped} if bad.skip else {}
     if config.min_rating is not None:
         rated = _ratings(table, config.rating_column) >= config.min_rating
         removed["rating"] = int((~rated).sum())
         log = log.take(rated)
-    return _Raw(log, user_ids, item_ids, times.per_second, times.unit, len(users), removed)
+    return _Raw(log, user_ids, item_ids, times.per_second, times.unit, len(users) + skipped, removed)
 
 
 def _ratings(table: Table, column: str) -> NDArray[np.float64]:

@@ -35,12 +35,20 @@ class Table:
 
     def place(self, row: int) -> str:
         """Where row `row` (from 0) stands: file and line (CSV, the header is 1) or row (Parquet, from 1)."""
+        return self.places([row])[0]
+
+    def places(self, rows: Sequence[int]) -> list[str]:
+        """Where some rows stand, in one pass through the file."""
         if self.separator is None:
-            return f"{self.path}, row {row + 1}"
+            return [f"{self.path}, row {row + 1}" for row in rows]
+        found = {row: f"{self.path}, record {row + 1}" for row in rows}
+        last = max(rows, default=-1)
         for index, (line, _) in enumerate(_records(self.path, self.separator)):
-            if index == row + 1:
-                return f"{self.path}, line {line}"
-        return f"{self.path}, record {row + 1}"
+            if index - 1 in found:
+                found[index - 1] = f"{self.path}, line {line}"
+            if index > last:
+                break
+        return [found[row] for row in rows]
 
 
 def read_table(
@@ -63,6 +71,16 @@ def read_table(
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}): give a file that can be."
         ) from error
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a file that `read_table` reads.
+
+    Raises:
+        UserError: as `read_table`.
+    """
+    separator = separator_of(path)
+    return _header(path, separator) if separator else _parquet_columns(path)
 
 
 def vocabulary(table: Table, column: str) -> tuple[NDArray[np.int32], pl.Series]:
@@ -97,6 +115,21 @@ def _empty_cell(table: Table, column: str, row: int) -> UserError:
 def _read(
     path: Path, required: Sequence[tuple[str, str]], optional: Sequence[str], ids: Sequence[str]
 ) -> Table:
+    separator = separator_of(path)
+    names = _header(path, separator) if separator else _parquet_columns(path)
+    wanted = choose_columns(path, names, required, optional)
+    frame = _read_csv(path, separator, names, wanted, ids) if separator else _read_parquet(path, wanted, ids)
+    if frame.is_empty():
+        raise UserError(f"{path} has no rows below its header: give a file with rows.")
+    return Table(path, frame, separator)
+
+
+def separator_of(path: Path) -> str | None:
+    """What divides the cells of a file that `read_table` reads, None for Parquet.
+
+    Raises:
+        UserError: there is no such file, it is empty, or its ending is that of no table.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a CSV, TSV or Parquet file.")
     if not path.exists():
@@ -108,18 +141,17 @@ def _read(
         )
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: give a file with a header and rows.")
-    separator = _SEPARATORS.get(ending)
-    names = _header(path, separator) if separator else _parquet_columns(path)
-    wanted = _choose(path, names, required, optional)
-    frame = _read_csv(path, separator, names, wanted, ids) if separator else _read_parquet(path, wanted, ids)
-    if frame.is_empty():
-        raise UserError(f"{path} has no rows below its header: give a file with rows.")
-    return Table(path, frame, separator)
+    return _SEPARATORS.get(ending)
 
 
-def _choose(
+def choose_columns(
     path: Path, names: list[str], required: Sequence[tuple[str, str]], optional: Sequence[str]
 ) -> list[str]:
+    """Those of a file's columns that are wanted, required ones first.
+
+    Raises:
+        UserError: a required column is missing, or a wanted one is there twice.
+    """
     for option, column in required:
         if column not in names:
             close = difflib.get_close_matches(column, names, n=1)

@@ -193,3 +193,28 @@ def _parse_iso(texts: pl.Series) -> pl.DataFrame:
         naive=pl.col("hour").is_not_null() & zone.is_null(),
         zoned=zone.is_not_null(),
     )
+
+
+def usable_times(column: pl.Series, unit: TimeUnit) -> pl.Series:
+    """Whether each cell is a timestamp like most of the others, so that `read_times` takes what is left."""
+    kind = column.dtype
+    if kind == pl.String:
+        numbers = column.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)
+        digits = numbers.is_not_null()
+        if unit == "iso" or (unit == "auto" and int(digits.sum()) * 2 < len(column) - column.null_count()):
+            return _parse_iso(column.fill_null(""))["ticks"].is_not_null()
+    elif kind.is_integer():
+        numbers = column.cast(pl.Int64, strict=False)
+    elif kind == pl.Float64:
+        whole = column.is_finite() & (column.abs() < 2**53) & (column == column.floor())
+        numbers = pl.select(pl.when(whole.fill_null(False)).then(column).cast(pl.Int64)).to_series()
+    else:
+        return column.is_not_null()
+    if unit != "auto":
+        return numbers.is_not_null()
+    scales = [_PER_SECOND[scale] for scale in ("s", "ms", "us", "ns")]
+    plausible = [
+        numbers.is_between(_FIRST_SECOND * scale, _LAST_SECOND * scale - 1).fill_null(False)
+        for scale in scales
+    ]
+    return max(plausible, key=lambda usable: int(usable.sum()))

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from hm4sr.config import Config
 from hm4sr.data.dataset import Dataset
+from hm4sr.data.images import Pictures, find_pictures
 from hm4sr.errors import UserError
 from hm4sr.features.cache import VectorCache
 from hm4sr.features.encoder import BUILTIN, Card, ImageEncoder, Pooling, Precision, TextEncoder
@@ -74,14 +75,14 @@ def extract(dataset: Dataset, config: FeatureConfig) -> list[Coverage]:
             f"--text-name and --image-name are both {config.text_name!r}: give two different names."
         )
     texts = _texts(dataset) if config.text is not None else []
-    paths = _paths(dataset, config) if config.image is not None else []
+    pictures = _pictures(dataset, config) if config.image is not None else Pictures([], [])
     text_encoder = _text_encoder(config) if config.text is not None else None
     image_encoder = _image_encoder(config) if config.image is not None else None
     reports = []
     if text_encoder is not None:
         reports.append(_extract_texts(dataset, config, texts, text_encoder))
     if image_encoder is not None:
-        reports.append(_extract_pictures(dataset, config, paths, image_encoder))
+        reports.append(_extract_pictures(dataset, config, pictures, image_encoder))
     return reports
 
 
@@ -113,9 +114,10 @@ def _extract_texts(
 
 
 def _extract_pictures(
-    dataset: Dataset, config: FeatureConfig, paths: Sequence[Path | None], encoder: ImageEncoder
+    dataset: Dataset, config: FeatureConfig, pictures: Pictures, encoder: ImageEncoder
 ) -> Coverage:
     started = time.monotonic()
+    paths = pictures.paths
     given = {row: path for row, path in enumerate(paths) if path is not None}
     keys, reasons = _picture_keys(given, config)
     sources: dict[bytes, Path] = {}
@@ -132,20 +134,21 @@ def _extract_pictures(
                     progress.advance(len(batch))
                 progress.advance(len(failed))
     reasons |= {row: failed[key] for row, key in keys.items() if key in failed}
-    ids, files = dataset.items["item_id"].to_list(), dataset.items["image"].to_list()
-    broken = [Broken(ids[row], files[row], reasons[row]) for row in sorted(reasons)]
-    if len(broken) == len(given):
+    if len(reasons) == len(given):
         raise UserError(
             f"none of the {len(given):,} pictures of {dataset.path} could be read (first: "
-            f"{given[min(given)]}, {broken[0].reason}): check the files, or give their place "
+            f"{given[min(given)]}, {reasons[min(reasons)]}): check the files, or give their place "
             "with --image-root."
         )
+    reasons |= pictures.gaps
+    ids = dataset.items["item_id"].to_list()
+    broken = [Broken(ids[row], str(pictures.files[row]), reasons[row]) for row in sorted(reasons)]
     report = Coverage(
         name=config.image_name,
         modality="image",
         encoder=encoder.card.name,
         num_items=len(paths),
-        missing=len(paths) - len(given),
+        missing=len(paths) - len(given) - len(pictures.gaps),
         encoded=len(new) - len(failed),
         cached=len(sources) - len(new),
         seconds=time.monotonic() - started,
@@ -203,20 +206,17 @@ def _texts(dataset: Dataset) -> list[str | None]:
     return texts
 
 
-def _paths(dataset: Dataset, config: FeatureConfig) -> list[Path | None]:
-    names = [name or None for name in dataset.items["image"].to_list()]
-    if not any(names):
+def _pictures(dataset: Dataset, config: FeatureConfig) -> Pictures:
+    found = find_pictures(dataset, config.image_root)
+    if not any(found.paths):
+        if found.waiting or found.gaps:
+            advice = "only their addresses: run `hm4sr download images` first, or leave out --image"
+            raise UserError(f"{dataset.path} has no pictures yet, {advice}.")
         raise UserError(
             f"{dataset.path} has no pictures: leave out --image, or prepare it from an items file with the "
             "paths of pictures."
         )
-    noted = dataset.manifest["rules"].get("image_root")
-    root = config.image_root or (Path(noted) if noted else dataset.path)
-    if not root.is_dir():
-        raise UserError(
-            f"the folder of the pictures, {root}, does not exist: give its place with --image-root."
-        )
-    return [None if name is None else root / name for name in names]
+    return found
 
 
 def _text_encoder(config: FeatureConfig) -> TextEncoder:

@@ -9,8 +9,8 @@ class Broken:
 
     Attributes:
         item_id: the raw id of its item.
-        file: its path as the data set has it.
-        reason: why it could not be read.
+        file: its path as the data set has it, or its address.
+        reason: why it could not be read or downloaded.
     """
 
     item_id: str
@@ -27,11 +27,11 @@ class Coverage:
         modality: "text" or "image".
         encoder: folder, hub name or "builtin".
         num_items: items of the data set.
-        missing: items without a text, or without the path of a picture.
+        missing: items without a text, or without a picture and without a failed download.
         encoded: different texts or pictures encoded by this run.
         cached: different texts or pictures whose vectors were there already.
         seconds: time spent on reading and encoding.
-        broken: items whose picture could not be read.
+        broken: items whose picture could not be read, or not be downloaded.
         width: length of a vector (F).
         present: items with a vector.
     """

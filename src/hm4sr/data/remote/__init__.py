@@ -1,0 +1,1 @@
+"""What comes from elsewhere: published data sets and the pictures of a catalogue."""
