@@ -253,6 +253,13 @@ def test_blocks_smaller_than_a_line_give_the_same(tmp_path, monkeypatch):
         assert (rows(data), data.items.rows()) == expected
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_cell(tmp_path):
+    for name, lines in [("r.json", REVIEWS), ("r.csv", [f"{u},{i},{r},{s}" for u, i, r, s in kit.events()])]:
+        log = tmp_path / name
+        log.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+        assert rows(prepared(tmp_path, "amazon-2014", interactions=log)) == EXPECTED
+
+
 def test_the_fast_and_the_careful_way_agree(tmp_path, monkeypatch):
     from hm4sr.data.sources import delimited, records
 

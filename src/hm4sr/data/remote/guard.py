@@ -155,6 +155,11 @@ class Client:
             url = answer
         raise FetchError(f"redirects more than {REDIRECTS} times", lasting=True)
 
+    def cut(self) -> None:
+        """End what another thread is waiting for."""
+        if self._connection is not None:
+            _cut(self._connection)
+
     def close(self) -> None:
         """Close the connection that is still open."""
         if self._connection is not None:

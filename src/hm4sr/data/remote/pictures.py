@@ -92,7 +92,7 @@ def download_images(
     dataset: Dataset,
     config: ImageConfig | None = None,
     policy: Policy | None = None,
-    wait: Callable[[float], None] = time.sleep,
+    wait: Callable[[float], object] | None = None,
 ) -> ImageReport:
     """Fetch the pictures of the items that have an address and no file; addresses that fail become gaps.
 
@@ -100,7 +100,7 @@ def download_images(
         dataset: prepared from a catalogue with addresses.
         config: limits.
         policy: which addresses may be asked; https at public hosts if not given.
-        wait: called with seconds to rest.
+        wait: called with seconds to rest, instead of resting.
 
     Raises:
         UserError: the data set has no addresses, nothing can be written, or nothing can be reached.
@@ -151,12 +151,14 @@ class _Run:
         folder: Path,
         config: ImageConfig,
         policy: Policy,
-        wait: Callable[[float], None],
+        wait: Callable[[float], object] | None,
         report: ImageReport,
         failed: dict[str, dict[str, object]],
     ):
-        self.folder, self.config, self.policy, self.wait = folder, config, policy, wait
+        self.folder, self.config, self.policy = folder, config, policy
         self.report, self.failed = report, failed
+        self._stop = threading.Event()
+        self.wait = wait or self._stop.wait
         self.agent = f"{AGENT[:-1]}; {config.contact})" if config.contact else AGENT
         self._clients = threading.local()
         self._open: list[Client] = []
@@ -194,12 +196,17 @@ class _Run:
                 while waiting:
                     yield _outcome(*waiting.popleft())
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                for client in self._open:
+                    client.cut()
 
     def _picture(self, url: str) -> int:
         """Fetch one picture and save it; its bytes."""
         for attempt in range(1, TRIES + 1):
             self._rest()
+            if self._stop.is_set():
+                raise FetchError("interrupted", lasting=False)
             try:
                 data = self._client().get(secure(url, self.policy))
             except FetchError as error:

@@ -1,5 +1,6 @@
 """Lines of cells without quotation marks: RecBole's atomic files, MovieLens, ratings without a header."""
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class DelimitedParser:
 
     def block(self, data: bytes) -> pl.DataFrame | None:
         """All lines at once, see `LineParser`."""
-        if b"\0" in data:
+        if b"\0" in data or data.startswith(codecs.BOM_UTF8):
             return None
         if self.encoding != "utf-8":
             data = data.decode(self.encoding).encode()

@@ -3,10 +3,11 @@
 Memory holds one block and the columns that are wanted, however long the file is.
 """
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -130,13 +131,19 @@ def _blocks(path: Path, header: int) -> Iterator[tuple[int, bytes]]:
     with _open(path) as (raw, stream), ThreadPoolExecutor(1, "reader") as pool:
         total = max(1, path.stat().st_size >> 20)
         with Progress(f"reading {path.name}", total, "MB") as progress:
-            waiting = pool.submit(stream.read, BLOCK)
+
+            def read() -> tuple[bytes, int]:  # asked from elsewhere, the position would wait for the read
+                return stream.read(BLOCK), raw.tell()
+
+            waiting = pool.submit(read)
             while True:
-                data = _result(path, waiting.result)
+                data, position = _result(path, waiting)
+                if number == 1 and not rest:
+                    data = data.removeprefix(codecs.BOM_UTF8)
                 if not data:
                     break
-                waiting = pool.submit(stream.read, BLOCK)
-                progress.advance((raw.tell() >> 20) - progress.done)
+                waiting = pool.submit(read)
+                progress.advance((position >> 20) - progress.done)
                 end = data.rfind(b"\n") + 1
                 if not end:
                     rest += data
@@ -183,11 +190,10 @@ class _open:  # noqa: N801 - reads like a function
         self.raw.close()
 
 
-def _result(path: Path, read: Any) -> bytes:
+def _result(path: Path, waiting: "Future[tuple[bytes, int]]") -> tuple[bytes, int]:
     try:
-        data: bytes = read()
+        return waiting.result()
     except EOFError as error:
         raise UserError(f"{path} is cut off (gzip ends early): download it again.") from error
     except (OSError, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}): download it again.") from error
-    return data
