@@ -91,6 +91,18 @@ def write_page(
         lead: a sentence below the heading, such as the size of the data.
     """
     sections = [_metrics(runs), _curves(runs), _cases(cases)]
+    write_document(path, title, lead, sections)
+
+
+def write_document(path: Path, title: str, lead: str, sections: Sequence[str]) -> None:
+    """Write a page in the common style that needs nothing from elsewhere, whole or not at all.
+
+    Args:
+        path: the HTML file.
+        title: heading of the page.
+        lead: a sentence below the heading; may be empty.
+        sections: HTML of its parts; empty ones are left out.
+    """
     text = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
