@@ -68,14 +68,22 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
             raise UserError(
                 f"--set {assignment!r} is not of the form key=value: write for example model.dim=64."
             )
-        *sections, name = key.strip().split(".")
-        place = values
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise UserError(f"--set {assignment!r}: {section!r} is a value, not a section: drop the dot.")
-        place[name] = _value(text.strip())
+        assign(values, key.strip(), _value(text.strip()), f"--set {assignment!r}")
     return values
+
+
+def assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a key such as "model.dim" of nested values, in place.
+
+    Raises:
+        UserError: the key runs through something that is not a section; the message starts with `where`.
+    """
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: {section!r} is a value, not a section: drop the dot.")
+    values[name] = value
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

@@ -100,9 +100,10 @@ def command(
     A run is known by its settings, data and seed, so nothing is trained twice; after an interruption the same
     command continues. The first CONFIG is ours, the others its rivals.
     """
-    from hm4sr.cli.output import log_to_stdout, print_rich
+    from hm4sr.cli.output import console, log_to_stdout
     from hm4sr.evaluation.metrics import Metric
     from hm4sr.experiments.compare import (
+        default_ours,
         expect_one_dataset,
         facts_about,
         label_entries,
@@ -115,7 +116,7 @@ def command(
     from hm4sr.experiments.comparison import Comparison
     from hm4sr.experiments.records import publish
     from hm4sr.experiments.runs import Shelf
-    from hm4sr.experiments.tables import terminal_table
+    from hm4sr.experiments.tables import terminal_tables
     from hm4sr.training.settings import Experiment
 
     log_to_stdout()
@@ -139,16 +140,17 @@ def command(
         records = published_records(reports, dataset)
         labels = list(records)
         _expect_known(ours, labels)
-        ours = ours or ("HM4SR" if "HM4SR" in labels else None)
+        ours = ours or default_ours(records)
     facts = facts_about(records, reports)
     comparison = Comparison.of(records, facts, shown_metrics(ks, metric), metric, ours or labels[0])
+    written = write_comparison(comparison, out)
+    terminal = console()
     for table in comparison.tables():
-        print_rich(terminal_table(table))
-    for path in write_comparison(comparison, out):
-        click.echo(path)
+        terminal.print(*terminal_tables(table, terminal.width))
+    click.echo("\n".join(map(str, written)))
     if export:
-        runs_copied = publish((run for seeds in records.values() for run in seeds.values()), facts, export)
-        click.echo(f"{export}: {len(runs_copied)} runs; the same tables: hm4sr compare --reports {export}")
+        copies = publish(records, facts, export)
+        click.echo(f"{export}: {len(copies)} runs; the same tables: hm4sr compare --reports {export}")
 
 
 def _expect_known(ours: str | None, labels: list[str]) -> None:

@@ -25,12 +25,12 @@ def print_table(header: list[str], rows: list[list[str]], title: str | None = No
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    print_rich(table)
+    console().print(table)
 
 
-def print_rich(table: Table, width: int = 140) -> None:
-    """A table on standard output, `width` columns wide where that is not a terminal."""
-    Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False).print(table)
+def console() -> Console:
+    """Standard output, 140 columns wide where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
 
 
 def print_metrics(columns: Mapping[str, Mapping[str, float]]) -> None:

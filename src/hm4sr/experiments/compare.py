@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +15,10 @@ from hm4sr.experiments.chart import NUM_SERIES_STYLES, Line, line_chart
 from hm4sr.experiments.comparison import Comparison
 from hm4sr.experiments.page import write_document
 from hm4sr.experiments.paper import model_titles, title_of
-from hm4sr.experiments.records import SPEED, DatasetFacts, Record, find_facts, finished
+from hm4sr.experiments.records import SPEED, DatasetFacts, find_facts, finished, published_labels
 from hm4sr.experiments.runs import Entry, Records, Shelf, best_on_validation, obtain
 from hm4sr.experiments.tables import to_csv, to_html, to_latex, to_markdown
-from hm4sr.files import atomic_file, write_json
+from hm4sr.files import write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training import run as run_folder
 from hm4sr.training.settings import EvaluateConfig, Experiment
@@ -38,7 +38,7 @@ def label_entries(experiments: Mapping[Path, Experiment]) -> list[Entry]:
     for path, experiment in experiments.items():
         name = experiment.model["name"]
         stem = path.stem if stems[path.stem] == 1 else f"{path.resolve().parent.name}/{path.stem}"
-        labels.append(title_of(name) if models[name] == 1 else stem)
+        labels.append(title_of(name if models[name] == 1 else stem))
     twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise UserError(f"several configurations are called {twice[0]}: rename one of the files.")
@@ -87,7 +87,7 @@ def obtain_in_two_rounds(
     return records
 
 
-def published_records(folders: Iterable[Path], dataset: str | None) -> Records:
+def published_records(folders: Sequence[Path], dataset: str | None) -> Records:
     """All finished runs below some folders, as the entries of one comparison: a line for each identity.
 
     The paper's models come first, in the order of its table, then the others by name.
@@ -109,21 +109,31 @@ def published_records(folders: Iterable[Path], dataset: str | None) -> Records:
         raise UserError(
             f"these runs are about several data sets ({', '.join(names)}): choose with --dataset."
         )
-    order = list(model_titles().values())
-    runs.sort(key=lambda run: (title_of(run.model) not in order, *_place(order, run), run.seed))
-    identities = {run.model: {other.identity for other in runs if other.model == run.model} for run in runs}
-    records: Records = {}
+    given = {
+        str(folder / name): text for folder in folders for name, text in published_labels(folder).items()
+    }
+    labels = {run.path: given.get(str(run.path), title_of(run.model)) for run in runs}
+    identities: dict[str, set[str]] = {}
     for run in runs:
+        identities.setdefault(labels[run.path], set()).add(run.identity)
+    order = list(model_titles().values())
+    records: Records = {}
+    for run in sorted(runs, key=lambda run: (_place(order, labels[run.path]), run.identity, run.seed)):
         run.verify()
-        title = title_of(run.model)
-        label = title if len(identities[run.model]) == 1 else f"{title} {run.identity[:8]}"
-        records.setdefault(label, {})[run.seed] = run
+        label = labels[run.path]
+        unique = label if len(identities[label]) == 1 else f"{label} {run.identity[:8]}"
+        records.setdefault(unique, {})[run.seed] = run
     return records
 
 
-def _place(order: Sequence[str], run: Record) -> tuple[int, str, str]:
-    title = title_of(run.model)
-    return (order.index(title) if title in order else 0, title, run.identity)
+def _place(order: Sequence[str], label: str) -> tuple[int, str]:
+    return (order.index(label), "") if label in order else (len(order), label)
+
+
+def default_ours(records: Records) -> str | None:
+    """The first HM4SR among published runs, if there is one."""
+    models = {label: next(iter(seeds.values())).model for label, seeds in records.items()}
+    return next((label for label, model in models.items() if model == "hm4sr"), None)
 
 
 def facts_about(records: Records, folders: Sequence[Path]) -> DatasetFacts:
@@ -182,8 +192,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
         **{f"{table.name.replace(' ', '-')}.csv": to_csv(table) for table in tables},
     }
     for name, text in texts.items():
-        with atomic_file(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     page = folder / "comparison.html"
     sections = [to_html(tables[0]), _curves(comparison), *map(to_html, tables[1:])]
     write_document(page, title, " ".join(comparison.lead), sections)

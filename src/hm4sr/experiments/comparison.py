@@ -66,9 +66,9 @@ class Comparison:
         size = self.facts.size
         targets = len(self.systems.users)
         return [
-            f"{size['users']:,} users, {size['items']:,} items, {size['actions']:,} events; {targets:,} test "
-            "targets, each ranked among all items. Settings and epochs were chosen on the validation part; the "
-            "test part is only reported."
+            f"{size['users']:,} users, {size['items']:,} items, {size['actions']:,} events; "
+            f"{targets:,} test targets, each ranked among all items. Settings and epochs were chosen on the "
+            "validation part; the test part is only reported."
         ]
 
     def tables(self) -> list[Table]:
@@ -135,7 +135,7 @@ class Comparison:
         notes = []
         if any(len(seeds) > 1 for seeds in self.records.values()):
             notes.append("Mean ± standard deviation over seeds.")
-        if any(self.tests):
+        if any(cell.note for metric in self.metrics for cell in self._metric_column(metric)):
             notes.append(
                 f"† better than every other model (p < {LEVEL}, paired sign-flip test over users, Holm's "
                 "correction over all models and metrics)."
@@ -145,7 +145,9 @@ class Comparison:
             for seeds in self.records.values()
             for run in seeds.values()
         }
-        told = ", ".join(f"{device} with {threads} threads" for device, threads in sorted(machines))
+        told = ", ".join(
+            f"{device} with {threads} thread{'s' * (threads != 1)}" for device, threads in sorted(machines)
+        )
         warning = " Times of different machines or thread counts do not compare." if len(machines) > 1 else ""
         notes.append(f"Trained on {told}.{warning}")
         return notes

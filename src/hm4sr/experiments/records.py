@@ -5,6 +5,7 @@ A published copy holds everything a table needs and no weights:
 DIR/RUN/            config.json  data.json  environment.json  report.json  ranks.parquet  metrics.jsonl
                     speed.json where it was measured; manifest.json with the sha256 of each
 DIR/DATASET-HASH/   dataset.json (name, hashes, size)  targets.parquet (see `segments.target_facts`)
+DIR/labels.json     what each run was called in the comparison it was published from
 """
 
 import hashlib
@@ -33,6 +34,7 @@ PUBLISHED = ["config.json", "data.json", "environment.json", "metrics.jsonl", "r
 SPEED = "speed.json"
 DATASET = "dataset.json"
 TARGETS = "targets.parquet"
+LABELS = "labels.json"
 _PART: Part = "test"
 
 
@@ -198,24 +200,33 @@ def find_facts(folders: Iterable[Path], files: Mapping[str, str]) -> DatasetFact
     return None
 
 
-def publish(records: Iterable[Record], facts: DatasetFacts, folder: Path) -> list[Path]:
+def published_labels(folder: Path) -> dict[str, str]:
+    """Name of each published copy to the label it had in the comparison it was published from."""
+    file = folder / LABELS
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def publish(records: Mapping[str, Mapping[int, Record]], facts: DatasetFacts, folder: Path) -> list[Path]:
     """Copy what tables need out of run folders; returns the copies.
 
     Where the run was, and where its data lay, is not copied: a published run is known by its content.
 
     Args:
-        records: finished runs.
+        records: finished runs by label and seed.
         facts: of the data set they were trained on.
         folder: where the copies go; those of other runs are left alone.
     """
     digest = hashlib.sha256(json.dumps(facts.files, sort_keys=True).encode()).hexdigest()
     facts.write(folder / f"{facts.name}-{digest[:8]}")
-    copies = []
-    for record in records:
-        copy = folder / run_name(record.report["dataset"], record.model, record.identity, record.seed)
-        if copy.resolve() != record.path.resolve():
-            _copy(record, copy)
-        copies.append(copy)
+    copies, labels = [], published_labels(folder)
+    for label, seeds in records.items():
+        for record in seeds.values():
+            copy = folder / run_name(record.report["dataset"], record.model, record.identity, record.seed)
+            if copy.resolve() != record.path.resolve():
+                _copy(record, copy)
+            copies.append(copy)
+            labels[copy.name] = label
+    write_json(folder / LABELS, labels)
     return copies
 
 

@@ -3,13 +3,14 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+    from rich.text import Text
 
 _NOTHING = "\N{EN DASH}"
 Mark = Literal["", "best", "second"]
@@ -83,36 +84,62 @@ def marked(cells: Sequence[Cell], largest: bool = True) -> list[Cell]:
     ]
 
 
-def terminal_table(table: Table) -> "RichTable":
-    """For a terminal: best bold and ¹, second underlined and ², so that it can be told without styles too."""
+def terminal_tables(table: Table, width: int) -> "Iterator[RichTable | Text]":
+    """For a terminal: best bold and ¹, second underlined and ², so that it can be told without styles too.
+
+    A table that is too wide is cut into several beneath each other, each with the first column.
+    """
     from rich.box import SIMPLE
     from rich.table import Table as RichTable
     from rich.text import Text
 
     styles = {"": "", "best": "bold", "second": "underline"}
     signs = {"": "", "best": "¹", "second": "²"}
+
+    def shown(cell: Cell) -> Text:
+        lines = (cell.text or _NOTHING).replace(" ± ", "\n±")
+        return Text(lines, styles[cell.mark]) + Text(signs[cell.mark] + cell.note)
+
+    columns = [[shown(row[number]) for row in table.rows] for number in range(len(table.header))]
+    widths = [
+        max(len(line) for text in [name.replace(" ", "\n"), *map(str, cells)] for line in text.splitlines())
+        for name, cells in zip(table.header, columns, strict=True)
+    ]
+    blocks = _fold(widths, width)
     marks = any(cell.mark for row in table.rows for cell in row)
-    caption = [*(["¹ best, ² second best."] if marks else []), *table.notes]
-    shown = RichTable(
-        title=table.title,
-        caption="\n".join(caption),
-        box=SIMPLE,
-        title_justify="left",
-        caption_justify="left",
-    )
-    for number, name in enumerate(table.header):
-        shown.add_column(Text(name), justify="left" if number == 0 else "right")
-    for number, row in enumerate(table.rows):
-        if number in table.rules:
-            shown.add_section()
-        shown.add_row(
-            *(
-                Text((cell.text or _NOTHING).replace(" ± ", "\n±"), styles[cell.mark])
-                + Text(signs[cell.mark] + cell.note)
-                for cell in row
+    notes = [*(["¹ best, ² second best."] if marks else []), *table.notes]
+    for block in blocks:
+        part = RichTable(box=SIMPLE, title_justify="left")
+        part.title = table.title if block is blocks[0] else None
+        for number in block:
+            part.add_column(
+                Text(table.header[number]),
+                justify="right" if number else "left",
+                min_width=widths[number],
             )
-        )
-    return shown
+        for row, cells in enumerate(table.rows):
+            if not any(cells[number].text for number in block[1:]):
+                continue
+            if row in table.rules:
+                part.add_section()
+            part.add_row(*(columns[number][row] for number in block))
+        yield part
+    if notes:
+        yield Text("\n".join(notes) + "\n", style="dim")
+
+
+def _fold(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Numbers of the columns of each block that fits, the first column in all of them."""
+    gap = 3  # a space on either side and one between columns
+    blocks: list[list[int]] = [[0]]
+    used = first = widths[0] + gap + 1
+    for number in range(1, len(widths)):
+        if used + widths[number] + gap > width and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = first
+        blocks[-1].append(number)
+        used += widths[number] + gap
+    return blocks
 
 
 def to_markdown(tables: Sequence[Table], title: str = "", lead: Sequence[str] = ()) -> str:
