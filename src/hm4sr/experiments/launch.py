@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from hm4sr.training.settings import Experiment
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_finished: Callable[[Path], No
     with ThreadPoolExecutor(workers) as pool:
         running = {pool.submit(_train, job, workers, stop): job for job in jobs}
         try:
-            for number, future in enumerate(as_completed(running), start=1):
+            for number, future in enumerate(_as_completed(running), start=1):
                 job, problem = running[future], future.result()
                 if problem is None:
                     on_finished(job.path)
@@ -85,6 +86,14 @@ def run_jobs(jobs: Sequence[Job], workers: int, on_finished: Callable[[Path], No
             f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}: "
             "mend that and call again, what is finished is kept."
         )
+
+
+def _as_completed(futures: Iterable[Future[str | None]]) -> Iterator[Future[str | None]]:
+    """Futures as they are done. Wakes up now and then: a sleeping main thread may not notice Ctrl-C."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        yield from done
 
 
 def _train(job: Job, workers: int, stop: threading.Event) -> str | None:
@@ -127,10 +136,19 @@ def _wait(command: list[str], log: Path | None, lock: int, threads: int | None, 
         )
         while process.poll() is None:
             if stop.wait(_POLL_SECONDS):
-                process.send_signal(signal.SIGINT)
-                process.wait()
+                _end(process)
                 raise _StoppedError
     return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C would; whole epochs are on disk, so that nothing is lost if it has to be harsher."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:  # a process started in the background may ignore Ctrl-C
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
