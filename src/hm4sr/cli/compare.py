@@ -132,7 +132,6 @@ def command(
         records = obtain_in_two_rounds(
             entries, seeds, finalists, final_seeds, metric, shelf, workers, not no_train
         )
-        measure_speeds(records, data)
         ks = ks or entries[0].experiment.evaluate.ks
     else:
         if overrides or not reports:
@@ -143,6 +142,8 @@ def command(
         ours = ours or default_ours(records)
     facts = facts_about(records, reports)
     comparison = Comparison.of(records, facts, shown_metrics(ks, metric), metric, ours or labels[0])
+    if configs:
+        measure_speeds(records, data)
     written = write_comparison(comparison, out)
     terminal = console()
     for table in comparison.tables():

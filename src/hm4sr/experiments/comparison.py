@@ -140,16 +140,14 @@ class Comparison:
                 f"† better than every other model (p < {LEVEL}, paired sign-flip test over users, Holm's "
                 "correction over all models and metrics)."
             )
-        machines = {
-            (run.environment["device"], run.environment["threads"])
-            for seeds in self.records.values()
-            for run in seeds.values()
-        }
-        told = ", ".join(
-            f"{device} with {threads} thread{'s' * (threads != 1)}" for device, threads in sorted(machines)
-        )
+        runs = [run for seeds in self.records.values() for run in seeds.values()]
+        machines = {(run.environment["device"], run.environment["threads"]) for run in runs}
+        timed = {speed["threads"] for speed in (run.speed() for run in runs) if speed}
+        told = ", ".join(f"{device} with {_threads(threads)}" for device, threads in sorted(machines))
         warning = " Times of different machines or thread counts do not compare." if len(machines) > 1 else ""
         notes.append(f"Trained on {told}.{warning}")
+        if timed:
+            notes.append(f"s / 1,000 rec. measured with {' and '.join(map(_threads, sorted(timed)))}.")
         return notes
 
     def beside_paper(self) -> Table | None:
@@ -261,6 +259,10 @@ _COSTS = ("Seeds", "Parameters", "s / epoch", "min / run", "peak MB", "s / 1,000
 def _minutes(run: Record) -> float:
     """Time of all epochs, validation included."""
     return sum(float(row["train_seconds"] + row["valid_seconds"]) for row in run.metrics()) / 60
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def _shares(best: Sequence[tuple[str, float] | None]) -> list[float | None]:
