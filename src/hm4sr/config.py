@@ -4,8 +4,10 @@ A default lives in one place, the Config class beside the code that reads it.
 """
 
 import difflib
+import json
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,14 +68,54 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, An
             raise UserError(
                 f"--set {assignment!r} is not of the form key=value: write for example model.dim=64."
             )
-        *sections, name = key.strip().split(".")
-        place = values
-        for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
-                raise UserError(f"--set {assignment!r}: {section!r} is a value, not a section: drop the dot.")
-        place[name] = _value(text.strip())
+        assign(values, key.strip(), _value(text.strip()), f"--set {assignment!r}")
     return values
+
+
+def assign(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a key such as "model.dim" of nested values, in place.
+
+    Raises:
+        UserError: the key runs through something that is not a section; the message starts with `where`.
+    """
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: {section!r} is a value, not a section: drop the dot.")
+    values[name] = value
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Nested plain values as TOML that `read_toml` reads back; None, which TOML lacks, is left out."""
+    return "\n".join(_sections(values, ())).lstrip("\n") + "\n"
+
+
+def _sections(values: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[str]:
+    plain = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+    if place and (plain or not values):
+        yield f"\n[{'.'.join(map(_key, place))}]"
+    for name, value in plain.items():
+        if value is not None:
+            yield f"{_key(name)} = {_toml(value)}"
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _sections(value, (*place, name))
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(name)} = {_toml(inner)}' for name, inner in value.items())} }}"
+    if isinstance(value, float):
+        return repr(value)
+    # The escapes of JSON are TOML's, but for the delete character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(text: str) -> Any:

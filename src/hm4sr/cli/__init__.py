@@ -18,6 +18,8 @@ VERBS = {
     "features": "Encode the text and the pictures of a data set's items.",
     "train": "Train a model from a configuration and judge it.",
     "evaluate": "Rank every user's target again and print the metrics of a run.",
+    "compare": "Train several models as far as needed and compare them in tables.",
+    "tune": "Search the settings of a model on the validation part.",
     "recommend": "Recommend items to known users or for given histories.",
 }
 

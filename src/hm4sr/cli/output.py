@@ -25,8 +25,12 @@ def print_table(header: list[str], rows: list[list[str]], title: str | None = No
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width, highlight=False, markup=False).print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output, 140 columns wide where it is not a terminal."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
 
 
 def print_metrics(columns: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,5 +1,7 @@
 """Full ranking: every target against all items, a chunk of users at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +63,20 @@ def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.devic
     return rank_events(model, log, log.targets(part), device)
 
 
+@contextmanager
+def judging(model: SeqRecModel) -> Iterator[Float[Tensor, "V Q"]]:
+    """Within this context the model judges in float32 and without dropout; yields its item vectors."""
+    was_training, trained_in = model.training, model.matmul_dtype
+    model.eval()
+    model.matmul_dtype = torch.float32
+    try:
+        with model.fixed_items() as candidates:
+            yield candidates
+    finally:
+        model.train(was_training)
+        model.matmul_dtype = trained_in
+
+
 @torch.inference_mode()
 def rank_events(
     model: SeqRecModel, log: EventLog, targets: NDArray[np.int64], device: torch.device
@@ -69,23 +85,10 @@ def rank_events(
 
     Targets that have no event before them cannot be ranked and are left out.
     """
-    was_training, trained_in = model.training, model.matmul_dtype
-    model.eval()
-    model.matmul_dtype = torch.float32
-    try:
-        return _rank(model, log, targets, device)
-    finally:
-        model.train(was_training)
-        model.matmul_dtype = trained_in
-
-
-def _rank(
-    model: SeqRecModel, log: EventLog, wanted: NDArray[np.int64], device: torch.device
-) -> RankedTargets:
-    with model.fixed_items() as candidates:
+    with judging(model) as candidates:
         if not bool(candidates.isfinite().all()):
             raise ValueError("an item's vector is not a number: the model is broken or has diverged")
-        return _rank_with(model, candidates, log, wanted, device)
+        return _rank_with(model, candidates, log, targets, device)
 
 
 def _rank_with(

@@ -14,7 +14,7 @@ from typing import Any
 from hm4sr.experiments.chart import Line, line_chart
 from hm4sr.experiments.embed import data_uri
 from hm4sr.experiments.page_style import STYLE
-from hm4sr.files import atomic_file
+from hm4sr.files import write_text
 
 MONITOR = "ndcg@20"
 _NEW_THREAD_SECONDS = 14 * 86_400
@@ -113,8 +113,7 @@ def write_document(path: Path, title: str, lead: str, sections: Sequence[str]) -
         + "\n".join(section for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _metrics(runs: Sequence[RunSummary]) -> str:

@@ -31,6 +31,8 @@ th, td { padding: 8px 16px; text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; font-weight: 500; }
 thead th { border-bottom: 1px solid var(--line); }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
+tbody tr.rule > * { border-top: 2px solid var(--dim); }
+.scroll + .note { margin-top: 10px; }
 .cost > * { color: var(--dim); font-size: .9rem; }
 .bar { display: block; width: 96px; height: 4px; margin: 3px 0 0 auto; }
 .bar i { display: block; height: 100%; margin-left: auto; border-radius: 2px; background: var(--fill); }

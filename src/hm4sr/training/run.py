@@ -62,21 +62,19 @@ def train_run(
         UserError: the folder holds something else, or the interrupted run had other settings or data.
     """
     dataset = Dataset.open(experiment.data.path)
-    # Named once and for all: a modality extracted later must not change what this run is.
-    pinned = experiment.data.model_copy(update={"features": experiment.modalities(dataset)})
-    experiment = experiment.model_copy(update={"data": pinned})
+    experiment = pinned(experiment, dataset)
     config = experiment.resolved()
     state = path / "resume"
     if resume and (path / "manifest.json").is_file():
         run = Run.open(path)
         _expect_same(path, "settings", run.config, config)
-        _expect_same(path, "data", read_json(path / "data.json"), _identity(dataset, experiment))
+        _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
         return run
     if resume and not saved_states(state):
         raise UserError(f"{path} holds no interrupted run to resume: leave out --resume.")
     if resume:
         _expect_same(path, "settings", read_json(path / "config.json"), config)
-        _expect_same(path, "data", read_json(path / "data.json"), _identity(dataset, experiment))
+        _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
     else:
         replace = path.exists() and any(path.iterdir())
         if replace and not all((path / name).is_file() for name in ("config.json", "data.json")):
@@ -90,7 +88,7 @@ def train_run(
         if replace:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "data.json", _identity(dataset, experiment))
+        write_json(path / "data.json", data_identity(dataset, experiment))
         write_json(path / "config.json", config)
     trained = train(experiment, dataset, state, resume, on_epoch)
     _save(path, trained, dataset, experiment)
@@ -103,7 +101,13 @@ def _check_buildable(experiment: Experiment, dataset: Dataset) -> None:
     build_model(experiment, dataset, choose_device("cpu"))
 
 
-def _identity(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
+def pinned(experiment: Experiment, dataset: Dataset) -> Experiment:
+    """The experiment with its modalities named: one extracted later must not change what this run is."""
+    data = experiment.data.model_copy(update={"features": experiment.modalities(dataset)})
+    return experiment.model_copy(update={"data": data})
+
+
+def data_identity(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
     """Content hashes of everything the model is trained on."""
     manifests = {name: read_feature_manifest(dataset, name) for name in experiment.modalities(dataset)}
     return {

@@ -1,0 +1,94 @@
+"""Groups of targets: facts against brute force, bins that partition."""
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_training import make_dataset
+
+from hm4sr.evaluation.segments import quantile_bins, segments, target_facts
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("segments") / "walks", lengths=(1, 12))
+
+
+def test_facts_are_what_counting_by_hand_gives(dataset):
+    log = dataset.events
+    counts = Counter()
+    for user in range(log.num_users):
+        counts.update(log.items[log.starts[user] : log.train_end[user]].tolist())
+    facts = target_facts(log, dataset.num_items, "test")
+    expected = []
+    for user in range(log.num_users):
+        last = int(log.starts[user + 1]) - 1
+        if last > log.starts[user]:  # a user of a single event has no history to go by
+            item, gap = int(log.items[last]), int(log.times[last] - log.times[last - 1])
+            expected.append((user, item, last - int(log.starts[user]), counts[item], gap))
+    assert facts.rows() == expected
+    assert len(expected) < log.num_users
+
+
+def test_every_target_is_in_exactly_one_bin_of_each_group(dataset):
+    facts = target_facts(dataset.events, dataset.num_items, "test")
+    groups: dict[str, np.ndarray] = {}
+    for segment in segments(facts):
+        assert segment.members.any()
+        groups[segment.group] = groups.get(segment.group, 0) + segment.members.astype(int)
+    assert len(groups) == 4
+    for times in groups.values():
+        assert (times == 1).all()
+
+
+def test_labels_say_what_is_inside():
+    day = 86_400
+    facts = pl.DataFrame(
+        {
+            "user": range(8),
+            "item": range(8),
+            "history": [4, 4, 5, 6, 7, 9, 20, 1200],
+            "popularity": [0, 1, 4, 5, 6, 7, 8, 9],
+            "gap": [0, 0, 0, 2 * day, 3 * day, 4 * day, 40 * day, 1000 * day],
+        }
+    )
+    labels: dict[str, list[str]] = {}
+    for segment in segments(facts):
+        labels.setdefault(segment.group, []).append(segment.label)
+    assert labels["users by events before the target"] == [
+        "4 events",
+        "5 to 6 events",
+        "7 to 9 events",
+        "20 to 1,200 events",
+    ]
+    assert labels["cold items"] == [
+        "in no training event",
+        "1 to 4 training events",
+        "5 or more training events",
+    ]
+    assert labels["time since the event before"] == [
+        "same moment",
+        "2 days",
+        "3 to 4 days",
+        "40 to 1,000 days",
+    ]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
+def test_bins_are_ordered_runs_of_whole_values(values, bins):
+    array = np.array(values, dtype=np.int64)
+    masks = quantile_bins(array, bins)
+    assert 1 <= len(masks) <= bins
+    assert (np.sum(masks, axis=0) == 1).all()
+    parts = [array[mask] for mask in masks]
+    for lower, upper in pairwise(parts):
+        assert lower.max() < upper.min()
+
+
+def test_distinct_values_give_bins_of_equal_size():
+    masks = quantile_bins(np.random.default_rng(0).permutation(400), 4)
+    assert [int(mask.sum()) for mask in masks] == [100] * 4

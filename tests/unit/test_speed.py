@@ -1,0 +1,37 @@
+"""Timing recommendations leaves the model as it was."""
+
+import pytest
+import torch
+from test_training import experiment_on, make_dataset
+
+from hm4sr.evaluation import speed
+from hm4sr.training.loop import build_model
+
+CPU = torch.device("cpu")
+
+
+def test_a_thousand_histories_are_encoded_in_every_repeat(tmp_path, monkeypatch):
+    dataset = make_dataset(tmp_path / "walks")
+    model = build_model(experiment_on(dataset, "sasrec"), dataset, CPU).train()
+    model.matmul_dtype = torch.bfloat16
+    seen = []
+
+    def scores(batch, candidates):
+        assert not model.training
+        assert model.matmul_dtype == torch.float32
+        seen.append(len(batch.items))
+        return type(model).scores(model, batch, candidates)
+
+    monkeypatch.setattr(model, "scores", scores)
+    assert speed.seconds_per_thousand(model, dataset.events, CPU) > 0
+    assert sum(seen) == 4 * 1_000
+    assert model.training
+    assert model.matmul_dtype == torch.bfloat16
+    assert model._fixed_items is None
+
+
+def test_users_without_a_history_cannot_be_timed(tmp_path):
+    dataset = make_dataset(tmp_path / "single", lengths=(1, 2))
+    model = build_model(experiment_on(dataset, "sasrec"), dataset, CPU)
+    with pytest.raises(ValueError, match="no user"):
+        speed.seconds_per_thousand(model, dataset.events, CPU)

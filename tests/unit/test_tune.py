@@ -1,0 +1,222 @@
+"""Searches: the winner is the best on validation, a search goes on where it stopped, mistakes come first."""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_training import make_dataset
+
+from hm4sr.config import read_toml, to_toml
+from hm4sr.data.dataset import Dataset
+from hm4sr.errors import UserError
+from hm4sr.experiments import tune
+from hm4sr.experiments.space import Space, placed, point_key
+from hm4sr.experiments.tune import Search
+from hm4sr.training.run import train_run
+from hm4sr.training.settings import Experiment
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    return make_dataset(tmp_path_factory.mktemp("tune") / "walks")
+
+
+def base_of(dataset: Dataset, **train: Any) -> dict[str, Any]:
+    return {
+        "data": {"path": str(dataset.path), "max_length": 8},
+        "model": {"name": "sasrec", "dim": 8, "inner": 16, "dropout": 0.1},
+        "train": {"epochs": 2, "batch_targets": 128, "threads": 1, "device": "cpu", **train},
+    }
+
+
+def space_of(tmp_path: Path, text: str) -> Space:
+    file = tmp_path / "space.toml"
+    file.write_text("[search]\n" + text)
+    return Space.load(file)
+
+
+RATES = '"train.learning_rate" = [1e-6, 0.02, 1e-5]\n'
+
+
+def test_the_winner_is_an_ordinary_configuration_with_the_best_validation_score(dataset, tmp_path):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", pruner="none")
+    trials = search.run(10)
+    assert sorted(trial.point["train.learning_rate"] for trial in trials) == [1e-6, 1e-5, 0.02]
+    assert trials[0].point == {"train.learning_rate": 0.02}
+    assert [trial.score for trial in trials] == sorted((trial.score for trial in trials), reverse=True)
+    best = tmp_path / "out" / "best.toml"
+    assert read_toml(best) == placed(base_of(dataset), trials[0].point)
+    run = train_run(Experiment.load(best), tmp_path / "run")
+    assert max(row["valid"]["ndcg@20"] for row in run.metrics()) == trials[0].score
+    with (tmp_path / "out" / "trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["ndcg@20"]) for row in rows] == [trial.score for trial in trials]
+    assert rows[0]["train.learning_rate"] == "0.02"
+    assert not any((tmp_path / "out" / "states").iterdir())
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_no_point_is_tried_twice(dataset, tmp_path, sampler, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        tune, "train", fake_training(tried, lambda experiment: [experiment.train.learning_rate])
+    )
+    space = space_of(tmp_path, '"train.learning_rate" = [0.1, 0.2, 0.3]\n"model.dropout" = [0.1, 0.3]\n')
+    search = Search(base_of(dataset, learning_rate=0.3), "base.toml", space, tmp_path / "out", sampler)
+    assert len(search.run(4)) == 4
+    assert len(search.run(50)) == space.size == 6
+    points = [(experiment.train.learning_rate, experiment.model["dropout"]) for experiment in tried]
+    assert points[0] == (0.3, 0.1), "the configuration's own point comes first"
+    assert len(set(points)) == len(points) == 6
+
+
+def fake_training(tried: list[Experiment], scores: Any) -> Any:
+    """Training that takes no time: each epoch's validation score is given."""
+
+    def train(experiment, dataset, state_folder, resume, on_epoch) -> None:
+        tried.append(experiment)
+        for epoch, score in enumerate(scores(experiment), start=1):
+            on_epoch(
+                {"epoch": epoch, "valid": {"ndcg@20": score}, "train_seconds": 1.0, "valid_seconds": 0.5}
+            )
+
+    return train
+
+
+def test_an_interrupted_search_goes_on_with_the_same_trial(dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", pruner="none")
+    real, calls = tune.train, []
+
+    def interrupted(experiment, dataset, folder, resume, on_epoch):
+        def stop(row: dict[str, Any]) -> None:
+            on_epoch(row)
+            raise KeyboardInterrupt
+
+        calls.append((experiment.train.learning_rate, resume))
+        return real(experiment, dataset, folder, resume, stop if len(calls) == 2 else on_epoch)
+
+    monkeypatch.setattr(tune, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        search.run(3)
+    assert (tmp_path / "out" / "best.toml").is_file(), "what was finished can be used"
+    again = Search(base_of(dataset), "base.toml", space, tmp_path / "out", pruner="none")
+    trials = again.run(3)
+    assert calls[2] == (calls[1][0], True)
+    assert len(calls) == 4
+    assert [trial.epochs for trial in trials] == [2, 2, 2]
+    # An interruption changes no score.
+    whole = Search(base_of(dataset), "base.toml", space, tmp_path / "whole", pruner="none").run(3)
+    scores = {point_key(trial.point): trial.score for trial in whole}
+    assert {point_key(trial.point): trial.score for trial in trials} == scores
+
+
+def test_hopeless_trials_are_pruned_and_cannot_win(dataset, tmp_path, monkeypatch):
+    def scores(experiment: Experiment) -> list[float]:
+        good = experiment.model["dropout"] < 0.5
+        return [0.1] * 20 if good else [0.01] * 10 + [0.9] * 10
+
+    monkeypatch.setattr(tune, "train", fake_training([], scores))
+    monkeypatch.setattr(tune, "_STARTUP_TRIALS", 1)
+    space = space_of(tmp_path, '"model.dropout" = [0.1, 0.3, 0.5, 0.7]\n')
+    trials = Search(base_of(dataset, epochs=20), "base.toml", space, tmp_path / "out").run(4)
+    pruned = [trial for trial in trials if trial.pruned]
+    assert sorted(trial.point["model.dropout"] for trial in pruned) == [0.5, 0.7]
+    assert {trial.epochs for trial in pruned} == {5}, "the first epoch that may decide"
+    assert trials[-2:] == pruned, "the pruned come last, whatever they scored"
+
+
+def test_a_point_that_diverges_counts_and_scores_nothing(dataset, tmp_path, monkeypatch):
+    def train(experiment, dataset, state_folder, resume, on_epoch) -> None:
+        row = {"epoch": 1, "valid": {"ndcg@20": 0.4}, "train_seconds": 1.0, "valid_seconds": 0.5}
+        on_epoch(row)
+        if experiment.train.learning_rate > 0.01:
+            raise UserError("the loss is not a number in epoch 2: lower train.learning_rate.")
+
+    monkeypatch.setattr(tune, "train", train)
+    space = space_of(tmp_path, RATES)
+    trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(3)
+    assert [trial.score for trial in trials] == [0.4, 0.4, 0.0]
+    assert trials[-1].point == {"train.learning_rate": 0.02}
+
+
+def test_values_that_do_not_go_together_are_passed_over(dataset, tmp_path, monkeypatch):
+    tried: list[Experiment] = []
+    monkeypatch.setattr(tune, "train", fake_training(tried, lambda experiment: [0.1]))
+    space = space_of(tmp_path, '"model.dim" = [8, 12]\n"model.heads" = [2, 3]\n')
+    trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(4)
+    assert len(trials) == len(tried) == 3
+    assert {"model.dim": 8, "model.heads": 3} not in [trial.point for trial in trials]
+
+
+def test_values_may_be_lists(dataset, tmp_path, monkeypatch):
+    tried: list[Experiment] = []
+    monkeypatch.setattr(tune, "train", fake_training(tried, lambda experiment: [0.1]))
+    base = base_of(dataset)
+    base["model"] = {"name": "hm4sr", "dim": 8, "inner": 16}
+    space = space_of(tmp_path, '"data.features" = [[], ["text"]]\n')
+    trials = Search(base, "base.toml", space, tmp_path / "out").run(2)
+    assert {experiment.data.features for experiment in tried} == {(), ("text",)}
+    assert sorted(trial.point["data.features"] for trial in trials) == [[], ["text"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('"model.dropuot" = [0.1]', "dropuot"),
+        ('"model.dropout" = 0.1', "must be a list"),
+        ('"model.dropout" = []', "must be a list"),
+        ('"model.dropout" = [0.1, 0.1]', "twice"),
+        ("model.dropout = [0.1]", "in quotes"),
+        ('"model.name.x" = [1]', "section"),
+        ('"model.dropout" = ["much"]', "much"),
+        ('"data.path" = ["x"]', "cannot be searched"),
+        ("", "one table"),
+    ],
+)
+def test_mistakes_in_a_space_are_found_before_anything_is_written(dataset, tmp_path, text, named):
+    with pytest.raises(UserError, match=named):
+        Search(base_of(dataset), "base.toml", space_of(tmp_path, text), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_search_is_not_continued(dataset, tmp_path):
+    space = space_of(tmp_path, RATES)
+    Search(base_of(dataset), "base.toml", space, tmp_path / "out")
+    Search(base_of(dataset), "base.toml", space, tmp_path / "out")
+    with pytest.raises(UserError, match="other space"):
+        Search(base_of(dataset), "base.toml", space_of(tmp_path, '"model.dim" = [8]'), tmp_path / "out")
+    with pytest.raises(UserError, match="other settings"):
+        Search(base_of(dataset, epochs=3), "base.toml", space, tmp_path / "out")
+    with pytest.raises(UserError, match="other sampler and pruner"):
+        Search(base_of(dataset), "base.toml", space, tmp_path / "out", "grid", "hyperband")
+    (tmp_path / "full").mkdir()
+    shutil.copy(tmp_path / "space.toml", tmp_path / "full")
+    with pytest.raises(UserError, match="is not empty"):
+        Search(base_of(dataset), "base.toml", space, tmp_path / "full")
+
+
+def test_two_searches_in_one_folder_are_refused(dataset, tmp_path):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out")
+    with search._alone(), pytest.raises(UserError, match="another process"):
+        search.run(1)
+
+
+@pytest.mark.parametrize(
+    "file", sorted(Path(__file__).parents[2].glob("configs/search/*.toml")), ids=lambda f: f.stem
+)
+def test_the_spaces_that_come_with_the_project_fit_their_models(file, dataset):
+    base = {"data": {"path": str(dataset.path)}, "model": {"name": file.stem}}
+    space = Space.load(file)
+    space.check(base)
+    assert space.size > 1
+
+
+def test_toml_is_read_back(tmp_path):
+    values = {"seed": 1, "model": {"name": 'a "b"', "deep": {"rates": [1e-5, 2.0], "on": True}}, "none": {}}
+    (tmp_path / "x.toml").write_text(to_toml(values))
+    assert read_toml(tmp_path / "x.toml") == values
