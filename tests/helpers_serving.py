@@ -2,10 +2,13 @@
 
 import numpy as np
 import polars as pl
+import torch
 
 from hm4sr.data.dataset import save_dataset
+from hm4sr.features.store import save_features
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
+from hm4sr.types import ItemFeatures
 
 ITEMS = ["007", "7", "Käse", "日本", "a,b", 'say "hi"', *(f"i{number}" for number in range(6, 20))]
 USERS = ["0042", "42", "Zoë", *(f"u{number}" for number in range(3, 12))]
@@ -51,6 +54,18 @@ def make_dataset(path, rng_seed=3):
         rules={},
         statistics={},
     )
+
+
+def add_features(dataset, width=5, rng_seed=7):
+    """Random text and image vectors; the second item has no text, the third no image."""
+    rng = np.random.default_rng(rng_seed)
+    for missing, name in ((2, "text"), (3, "image")):
+        vectors = rng.standard_normal((len(ITEMS) + 1, width)).astype(np.float32)
+        present = np.ones(len(ITEMS) + 1, dtype=bool)
+        present[[0, missing]] = False
+        vectors[~present] = 0
+        features = ItemFeatures(torch.from_numpy(vectors), torch.from_numpy(present))
+        save_features(dataset, name, features, {"modality": name, "encoder": "drawn"})
 
 
 def make_run(path, dataset, model="sasrec", max_length=6):

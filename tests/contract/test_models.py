@@ -92,6 +92,18 @@ def test_a_score_is_the_dot_product_of_its_history_and_its_item(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_blocks_of_modalities_tile_a_vector(name):
+    model = small_model(name)
+    blocks = model.blocks()
+    if not blocks:
+        pytest.skip("this model's vectors are not made of one part for each modality")
+    columns = [column for block in blocks.values() for column in range(block.start, block.stop)]
+    assert columns == list(range(model.item_vectors().shape[1]))
+    assert next(iter(blocks)) == "id"
+    assert set(blocks) <= {"id", *model.catalog.features}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_gradient(name):
     model = small_model(name).train()
     total_loss(model, training_batch(name, [9, 1, 2, 5, 9, 3, 8, 7])).backward()

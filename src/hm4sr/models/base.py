@@ -159,6 +159,13 @@ class SeqRecModel(nn.Module):
         What it computes belongs in buffers, so that it is saved with the weights.
         """
 
+    def blocks(self) -> dict[str, slice]:
+        """Columns of a vector (Q) that belong to each modality alone, "id" first.
+
+        Empty, the default, where the parts of a score cannot be told apart.
+        """
+        return {}
+
     def num_parameters(self) -> int:
         """Trainable parameters; frozen features do not count."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

@@ -150,6 +150,11 @@ class HM4SR(SeqRecModel):
         projected = [self.projections[name](self.matmul_dtype, items) for name in self.modalities[1:]]
         return torch.cat([x_id, *projected], dim=1)
 
+    def blocks(self) -> dict[str, slice]:
+        """The vectors of the modalities stand side by side (eq. 19)."""
+        D = self.config.dim
+        return {name: slice(m * D, (m + 1) * D) for m, name in enumerate(self.modalities)}
+
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
