@@ -224,9 +224,9 @@ def test_item_vectors_are_computed_once(recommender, monkeypatch):
 
 
 def test_a_model_that_diverged_is_refused(recommender, monkeypatch):
-    served = recommender._served
+    served = recommender.served
     broken = replace(served.ranker, vectors=served.ranker.vectors * np.float32("nan"))
-    monkeypatch.setattr(recommender, "_served", replace(served, ranker=broken))
+    monkeypatch.setattr(recommender, "served", replace(served, ranker=broken))
     with pytest.raises(UserError, match="diverged"):
         recommender.recommend(USERS)
 
@@ -349,7 +349,7 @@ def test_scores_of_given_items_are_those_of_the_list(recommender):
 
 
 def test_similar_items_are_those_of_the_largest_cosine(recommender):
-    vectors = recommender._served.ranker.vectors[1:].astype(np.float64)
+    vectors = recommender.served.ranker.vectors[1:].astype(np.float64)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
@@ -366,7 +366,7 @@ def test_similar_items_are_those_of_the_largest_cosine(recommender):
         recommender.similar_items("gone")
 
 
-def test_a_model_whose_scores_are_no_dot_products_is_served_by_its_own_scores(recommender, monkeypatch):
+def test_a_model_whose_scores_are_no_dot_products_isserved_by_its_own_scores(recommender, monkeypatch):
     kind = type(recommender._model)
 
     def scores_of_its_own(self, batch, candidates):

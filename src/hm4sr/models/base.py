@@ -166,6 +166,13 @@ class SeqRecModel(nn.Module):
         """
         return {}
 
+    def gates(self, batch: SeqBatch) -> dict[str, Float[Tensor, "B L K"]]:
+        """Weights that a mixture of experts gives its experts at each event, by the name of the gate.
+
+        Empty, the default, for models without experts.
+        """
+        return {}
+
     def num_parameters(self) -> int:
         """Trainable parameters; frozen features do not count."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

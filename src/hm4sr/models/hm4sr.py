@@ -162,14 +162,29 @@ class HM4SR(SeqRecModel):
 
     def _mix_experts(self, x: Float[Tensor, "B L Q"], batch: SeqBatch) -> tuple[Tensor, Tensor | None]:
         """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors for the placeholders."""
-        B, L, _ = x.shape
-        e = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        e = self._positioned(x)
         if self.interactive is not None:
             e = self.interactive(e)
         if self.time is None or self.temporal is None:
             return e, None
         time: Tensor = self.time(batch.times)
         return self.temporal(e, time), time
+
+    def _positioned(self, x: Float[Tensor, "B L Q"]) -> Float[Tensor, "B L M D"]:
+        """Modalities side by side, each with the vector of its position (eq. 6)."""
+        B, L, _ = x.shape
+        e: Tensor = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        return e
+
+    def gates(self, batch: SeqBatch) -> dict[str, Float[Tensor, "B L K"]]:
+        """Gates of the Interactive MoE, one for each modality (eq. 9), and of the Temporal MoE (eq. 14)."""
+        gates = {}
+        if self.interactive is not None:
+            found = self.interactive.gates(self._positioned(F.embedding(batch.items, self.items_now())))
+            gates = {f"interactive {name}": found[:, :, m] for m, name in enumerate(self.modalities)}
+        if self.time is not None and self.temporal is not None:
+            gates["temporal"] = self.temporal.gates(self.time(batch.times))
+        return gates
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""

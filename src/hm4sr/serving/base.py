@@ -1,7 +1,7 @@
 """What every recommender does, with or without torch: requests in, ranked items out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hm4sr.errors import UserError
 from hm4sr.serving.answers import Recommendations, Source
 from hm4sr.serving.histories import History, InventedTimes
 from hm4sr.serving.ranker import Ranker, check_switched_off
-from hm4sr.serving.requests import PaddedHistories, Requests, Users, find_requests
+from hm4sr.serving.requests import PaddedHistories, Requests, Users, find_requests, joined
 from hm4sr.serving.search import Limits, best_of_table
 from hm4sr.serving.shelf import Shelf
 
@@ -60,10 +60,15 @@ class Served:
 
 
 class BaseRecommender:
-    """Answers from a ranker, a shelf of items and the known users."""
+    """Answers from a ranker, a shelf of items and the known users.
+
+    Attributes:
+        served: what answers come from at the moment.
+        max_length: events of a history that the model reads (L).
+    """
 
     def __init__(self, served: Served, users: Users, invented: InventedTimes, max_length: int):
-        self._served = served
+        self.served = served
         self._users = users
         self._invented = invented
         self.max_length = max_length
@@ -71,17 +76,21 @@ class BaseRecommender:
     @property
     def catalogue(self) -> pl.DataFrame:
         """Columns item_id, title and categories; row r is item number r + 1."""
-        return self._served.shelf.table
+        return self.served.shelf.table
 
     @property
     def categories(self) -> Sequence[str]:
         """Names of all categories, sorted."""
-        return self._served.shelf.categories
+        return self.served.shelf.categories
 
     @property
     def modalities(self) -> Sequence[str]:
         """Modalities whose terms of the score are apart, and so can be told or left out."""
-        return list(self._served.ranker.blocks)
+        return list(self.served.ranker.blocks)
+
+    def gates(self, histories: PaddedHistories) -> Mapping[str, NDArray[np.float32]]:
+        """Weights of the experts at each event (B x L x K), by the name of the gate; none by default."""
+        return {}
 
     def recommend(
         self,
@@ -148,7 +157,7 @@ class BaseRecommender:
 
         With `answer`, questions of different askers are answered together.
         """
-        served = self._served
+        served = self.served
         _check_k(k)
         switched_off, even = check_switched_off(served.ranker, without)
         requests = find_requests(users, histories, at_time, self._users, served.shelf.numbers, self._invented)
@@ -166,14 +175,14 @@ class BaseRecommender:
 
     def answer(self, asked: Sequence[Asked]) -> list[Recommendations]:
         """Answer checked questions together, each as it would be answered alone (scores to rounding)."""
-        served = self._served
+        served = self.served
         best = [_nothing(len(question.requests), question.k) for question in asked]
         for without, places in _alike(asked).items():
             for chunk in self._chunks([asked[place].requests for place in places], served):
                 histories = [asked[places[at]].requests.padded(rows, self.max_length) for at, rows in chunk]
                 limits = [asked[places[at]].limits_of(row) for at, rows in chunk for row in rows]
                 k = max(asked[places[at]].k for at, _ in chunk)
-                numbers, scores = served.ranker.top(_joined(histories), k, limits, without)
+                numbers, scores = served.ranker.top(joined(histories), k, limits, without)
                 first = 0
                 for at, rows in chunk:
                     end, width = first + len(rows), asked[places[at]].k
@@ -204,7 +213,7 @@ class BaseRecommender:
         Raises:
             UserError: an item is unknown, or see `recommend`.
         """
-        served = self._served
+        served = self.served
         wanted = [items] if isinstance(items, str) else list(items)
         numbers = np.array([served.shelf.number_of(item) for item in wanted], dtype=np.int64)
         requests = find_requests(users, histories, at_time, self._users, served.shelf.numbers, self._invented)
@@ -237,7 +246,7 @@ class BaseRecommender:
         Raises:
             UserError: an item or a category is unknown, or `k` is below 1.
         """
-        shelf, vectors = self._served.shelf, self._served.ranker.vectors
+        shelf, vectors = self.served.shelf, self.served.ranker.vectors
         _check_k(k)
         wanted = [items] if isinstance(items, str) else list(items)
         rows = np.array([shelf.number_of(item) for item in wanted], dtype=np.int64)
@@ -345,16 +354,3 @@ def _alike(asked: Sequence[Asked]) -> dict[tuple[str, ...], list[int]]:
     for place, question in enumerate(asked):
         groups.setdefault(tuple(question.without), []).append(place)
     return groups
-
-
-def _joined(parts: Sequence[PaddedHistories]) -> PaddedHistories:
-    """Histories below each other, padded to the longest."""
-    if len(parts) == 1:
-        return parts[0]
-    width = max(part.items.shape[1] for part in parts)
-    padded = []
-    for part in parts:
-        more = ((0, 0), (0, width - part.items.shape[1]))
-        padded.append(replace(part, items=np.pad(part.items, more), times=np.pad(part.times, more, "edge")))
-    names = PaddedHistories.__annotations__
-    return PaddedHistories(*(np.concatenate([getattr(part, name) for part in padded]) for name in names))

@@ -48,11 +48,15 @@ class Ranker(Protocol):
         """Best items after each history, the terms of the modalities `without` left out."""
         ...
 
-    def lifts(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+    def lifts(
+        self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
+    ) -> Floats:
         """Scores of some items (B x n) minus the mean score of the catalogue after that history."""
         ...
 
-    def scores(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+    def scores(
+        self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
+    ) -> Floats:
         """Scores of some items after each history (B x n)."""
         ...
 
@@ -77,9 +81,7 @@ class DotProductRanker:
         self, histories: PaddedHistories, k: int, limits: Sequence[Limits], without: Sequence[str] = ()
     ) -> Found:
         """See `Ranker`."""
-        queries = self.encode(histories)
-        for name in without:
-            queries[:, self.blocks[name]] = 0.0
+        queries = self._queries(histories, without)
         numbers = np.zeros((len(queries), k), dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf)
         for rows in _alike(limits):
@@ -92,14 +94,24 @@ class DotProductRanker:
             numbers[rows], scores[rows] = found
         return numbers, scores
 
-    def lifts(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+    def _queries(self, histories: PaddedHistories, without: Sequence[str]) -> Floats:
+        queries = self.encode(histories)
+        for name in without:
+            queries[:, self.blocks[name]] = 0.0
+        return queries
+
+    def lifts(
+        self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
+    ) -> Floats:
         """See `Ranker`."""
-        lifts: Floats = self.encode(histories) @ (self.vectors[items] - self.mean).T
+        lifts: Floats = self._queries(histories, without) @ (self.vectors[items] - self.mean).T
         return lifts
 
-    def scores(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+    def scores(
+        self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
+    ) -> Floats:
         """See `Ranker`."""
-        scores: Floats = self.encode(histories) @ self.vectors[items].T
+        scores: Floats = self._queries(histories, without) @ self.vectors[items].T
         return scores
 
     @cached_property
@@ -149,13 +161,17 @@ class TableRanker:
         assert not without
         return best_of_table(self.table(histories), k, limits)
 
-    def lifts(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+    def lifts(
+        self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
+    ) -> Floats:
         """See `Ranker`."""
         table = self.table(histories)
         lifts: Floats = table[:, items] - table[:, 1:].mean(axis=1, keepdims=True)
         return lifts
 
-    def scores(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+    def scores(
+        self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
+    ) -> Floats:
         """See `Ranker`."""
         return self.table(histories)[:, items]
 

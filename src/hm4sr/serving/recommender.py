@@ -7,7 +7,9 @@ history = [("B0001", 1405296000), ("B0002", 1405382400)]
 print(recommender.recommend(histories=history).table())
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,8 @@ from hm4sr.evaluation.popularity import popularity
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import choose_device
 from hm4sr.serving.base import BaseRecommender, Served
-from hm4sr.serving.histories import InventedTimes
+from hm4sr.serving.explain import Explanation, explain
+from hm4sr.serving.histories import History, InventedTimes
 from hm4sr.serving.ranker import DotProductRanker, Ranker, TableRanker
 from hm4sr.serving.requests import PaddedHistories, Users
 from hm4sr.serving.search import Floats
@@ -70,8 +73,40 @@ class Recommender(BaseRecommender):
             UserError: the user is unknown.
         """
         stored = self._users.stored(int(self._users.rows_of([user])[0]))
-        ids = self._served.shelf.ids
+        ids = self.served.shelf.ids
         return [(ids[item - 1], time) for item, time in zip(stored.items, stored.times.tolist(), strict=True)]
+
+    def explain(
+        self,
+        users: str | Sequence[str] | None = None,
+        histories: History | Sequence[History] | None = None,
+        items: Sequence[str] | None = None,
+        num_reasons: int = 5,
+        **options: Any,
+    ) -> list[Explanation]:
+        """Answer as `recommend` does and say why.
+
+        Args:
+            users: see `recommend`.
+            histories: see `recommend`.
+            items: raw ids to explain instead of the recommended items, ranked among each other.
+            num_reasons: events of the history to name for each item.
+            options: further arguments of `recommend`.
+
+        Raises:
+            UserError: an item is unknown, or see `recommend`.
+        """
+        if items is not None:
+            for item in items:
+                self.served.shelf.number_of(item)
+            options = {**options, "include": items, "k": max(1, len(items)), "filter_seen": False}
+        return explain(self, self.prepare(users, histories, **options), num_reasons)
+
+    @torch.inference_mode()
+    def gates(self, histories: PaddedHistories) -> Mapping[str, Floats]:
+        """Weights of the experts at each event (B x L x K), by the name of the gate."""
+        found = self._model.gates(self._batch(histories))
+        return {name: weights.float().cpu().numpy() for name, weights in found.items()}
 
     def _ranker(self) -> Ranker:
         vectors = self._model.fix_items().detach().cpu().numpy()

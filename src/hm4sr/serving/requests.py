@@ -96,6 +96,19 @@ def with_even_gaps(histories: PaddedHistories) -> PaddedHistories:
     return replace(histories, times=first + (last - first) * position // steps)
 
 
+def joined(parts: Sequence[PaddedHistories]) -> PaddedHistories:
+    """Histories below each other, padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.items.shape[1] for part in parts)
+    padded = []
+    for part in parts:
+        more = ((0, 0), (0, width - part.items.shape[1]))
+        padded.append(replace(part, items=np.pad(part.items, more), times=np.pad(part.times, more, "edge")))
+    names = PaddedHistories.__annotations__
+    return PaddedHistories(*(np.concatenate([getattr(part, name) for part in padded]) for name in names))
+
+
 @dataclass(frozen=True, eq=False)
 class Users:
     """The known users and all their events.
