@@ -15,7 +15,7 @@ USERS = ["0042", "42", "Zoë", *(f"u{number}" for number in range(3, 12))]
 START, DAY = 1_405_296_000, 86_400
 
 
-def make_dataset(path, rng_seed=3):
+def make_dataset(path, rng_seed=3, pictures=None):
     """Twelve users with 4 to 13 events over 20 items; the last item is never used, the first two most."""
     rng = np.random.default_rng(rng_seed)
     lengths = [4 + row % 10 for row in range(len(USERS))]
@@ -47,7 +47,7 @@ def make_dataset(path, rng_seed=3):
                 "brand": [None] * len(ITEMS),
                 "categories": [["odd" if number % 2 else "even"] for number in range(len(ITEMS))],
                 "text": titles,
-                "image": [None] * len(ITEMS),
+                "image": pictures or [None] * len(ITEMS),
             },
             schema_overrides={"brand": pl.String, "image": pl.String},
         ),

@@ -1,6 +1,7 @@
 """What every registered model promises. A model that is added later is covered without an edit here."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,25 @@ def test_the_blocks_of_modalities_tile_a_vector(name):
     assert columns == list(range(model.item_vectors().shape[1]))
     assert next(iter(blocks)) == "id"
     assert set(blocks) <= {"id", *model.catalog.features}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_items_that_come_after_training_stand_in_histories_and_change_no_other_score(name):
+    model, batch = small_model(name).eval(), training_batch(name)
+    with torch.no_grad():
+        vectors = model.new_item_vectors(dict(small_catalog(num_items=3, seed=5).features))
+        if vectors is None:
+            pytest.skip("this model judges only items it was trained on")
+        before = model.scores(batch, model.fix_items())
+        model.append_items(vectors[1:])
+        longer = torch.cat([model.item_vectors(), vectors[1:]])
+        after = model.scores(batch, longer)
+        new = replace(batch, items=torch.where(batch.items == batch.items[0, 0], 43, batch.items))
+        with_new = model.scores(new, longer)
+    torch.testing.assert_close(after[:, :41], before, rtol=1e-6, atol=1e-6)
+    assert after[:, 41:].isfinite().all()
+    assert with_new[0, 1:].isfinite().all()
+    assert not torch.allclose(with_new[0, 1:], after[0, 1:])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,7 @@
 """The contract of a model, and the registry of models."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from hm4sr.config import Config
 from hm4sr.errors import UserError
 from hm4sr.nn.losses import softmax_loss
 from hm4sr.nn.sampling import ItemView, sample_items, whole_catalogue
-from hm4sr.types import Catalog, SeqBatch
+from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 
 class ModelConfig(Config):
@@ -158,6 +158,20 @@ class SeqRecModel(nn.Module):
 
         What it computes belongs in buffers, so that it is saved with the weights.
         """
+
+    def new_item_vectors(self, features: Mapping[str, ItemFeatures]) -> Float[Tensor, "U Q"] | None:
+        """Vectors of items that came after training, from their modalities alone; None if that is impossible.
+
+        A model that gives them encodes histories from `items_now`, so that such items can stand in histories.
+
+        Args:
+            features: vectors of each modality that the catalogue has.
+        """
+        return None
+
+    def append_items(self, vectors: Float[Tensor, "U Q"]) -> None:
+        """Put further items behind the fixed ones, for serving alone: the weights stay as they are."""
+        self._fixed_items = torch.cat([self.items_now(), vectors])
 
     def blocks(self) -> dict[str, slice]:
         """Columns of a vector (Q) that belong to each modality alone, "id" first.

@@ -1,5 +1,6 @@
 """HM4SR: hierarchical time-aware mixture of experts (Zhang et al., WWW 2025)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from hm4sr.nn.losses import category_loss, in_batch_contrastive
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
-from hm4sr.types import Catalog, SeqBatch
+from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -149,6 +150,22 @@ class HM4SR(SeqRecModel):
         x_id = self.items.weight if items is None else self.items(items)
         projected = [self.projections[name](self.matmul_dtype, items) for name in self.modalities[1:]]
         return torch.cat([x_id, *projected], dim=1)
+
+    def new_item_vectors(self, features: Mapping[str, ItemFeatures]) -> Float[Tensor, "U Q"] | None:
+        """[mean of x_id; x_txt; x_img] of items that came after training; None for a model on IDs alone.
+
+        The mean gives the ID term its average over the catalogue, so the other modalities alone decide on a
+        new item's place. A zero would not: training pushes the ID vectors of seldom chosen items away from
+        the histories, so the average ID term is below zero and a zero would lift whatever is new.
+        """
+        if not self.projections:
+            return None
+        projected = []
+        for name, projection in self.projections.items():
+            assert isinstance(projection, FeatureProjection)
+            projected.append(projection.new(features[name], self.config.learn_missing))
+        x_id = self.items.weight[1:].mean(0)
+        return torch.cat([x_id.expand(len(projected[0]), -1), *projected], dim=1)
 
     def blocks(self) -> dict[str, slice]:
         """The vectors of the modalities stand side by side (eq. 19)."""

@@ -124,8 +124,9 @@ class DotProductRanker:
     def _exact(self) -> ExactIndex:
         return ExactIndex(self.vectors)
 
-    def extended(self, vectors: Floats, index: Index | None) -> "DotProductRanker":
+    def extended(self, vectors: Floats) -> "DotProductRanker":
         """This ranker with further items behind."""
+        index = None if self.index is None else self.index.extended(vectors)
         return replace(self, vectors=np.concatenate([self.vectors, vectors]), index=index)
 
 

@@ -7,20 +7,24 @@ history = [("B0001", 1405296000), ("B0002", 1405382400)]
 print(recommender.recommend(histories=history).table())
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from hm4sr.data.dataset import Dataset
+from hm4sr.errors import UserError
 from hm4sr.evaluation.popularity import popularity
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import choose_device
 from hm4sr.serving.base import BaseRecommender, Served
 from hm4sr.serving.explain import Explanation, explain
 from hm4sr.serving.histories import History, InventedTimes
+from hm4sr.serving.new_items import FeatureSources, Vectors, new_features, read_new_items
 from hm4sr.serving.ranker import DotProductRanker, Ranker, TableRanker
 from hm4sr.serving.requests import PaddedHistories, Users
 from hm4sr.serving.search import Floats
@@ -42,6 +46,7 @@ class Recommender(BaseRecommender):
         self._model = model.eval()
         shelf = Shelf(dataset.items, popularity(dataset.events, dataset.num_items))
         users = {user: row for row, user in enumerate(dataset.users["user_id"].to_list())}
+        self._adding = threading.Lock()
         super().__init__(
             Served(shelf, self._ranker()),
             Users(users, dataset.events, str(dataset.path)),
@@ -101,6 +106,53 @@ class Recommender(BaseRecommender):
                 self.served.shelf.number_of(item)
             options = {**options, "include": items, "k": max(1, len(items)), "filter_seen": False}
         return explain(self, self.prepare(users, histories, **options), num_reasons)
+
+    @torch.inference_mode()
+    def add_items(
+        self,
+        items: pl.DataFrame | Sequence[Mapping[str, Any]],
+        vectors: Mapping[str, Vectors] | None = None,
+        encoders: Mapping[str, str] | None = None,
+        image_root: Path | None = None,
+    ) -> None:
+        """Make items recommendable that came after training, through their text, pictures and so on.
+
+        They live in this object alone: the run and the data set stay as they are. They may stand in
+        histories, have the popularity 0, and are found by every argument of `recommend`.
+
+        Args:
+            items: a row an item: item_id; title, brand, categories (a list), text and image (a path) where
+                there are any. Without `text` it is made of title, categories and brand as `hm4sr prepare`
+                makes it by default.
+            vectors: vectors by modality, a row an item (None: the item lacks it). The other modalities are
+                encoded from `text` and `image` by the encoders that made the features of the data set.
+            encoders: where those encoders are, by modality, if not where the data set's features say.
+            image_root: folder that the pictures' paths are relative to; the data set's if left out.
+
+        Raises:
+            UserError: the model cannot judge items it was not trained on, an id is taken, an item has no
+                modality, or vectors, a picture or an encoder cannot be used. Nothing is added then.
+        """
+        with self._adding:
+            served = self.served
+            table = read_new_items(items, served.shelf)
+            widths = {name: given.vectors.shape[1] for name, given in self._model.catalog.features.items()}
+            ranker = served.ranker
+            if not widths or not isinstance(ranker, DotProductRanker):
+                raise self._knows_trained_items_alone()
+            sources = FeatureSources(vectors or {}, encoders or {}, image_root)
+            found = self._model.new_item_vectors(new_features(table, self.dataset, widths, sources))
+            if found is None:
+                raise self._knows_trained_items_alone()
+            longer = Served(served.shelf.extended(table), ranker.extended(found[1:].cpu().numpy()))
+            self._model.append_items(found[1:])
+            self.served = longer
+
+    def _knows_trained_items_alone(self) -> UserError:
+        return UserError(
+            f"the model {self._model.name} judges only items it was trained on: train one that reads "
+            "text or pictures, such as hm4sr, or train again with the new items."
+        )
 
     @torch.inference_mode()
     def gates(self, histories: PaddedHistories) -> Mapping[str, Floats]:

@@ -34,6 +34,10 @@ class Index(Protocol):
         """The items with the largest dot products with each query (B x Q), without the blocked ones."""
         ...
 
+    def extended(self, vectors: Floats) -> "Index":
+        """An index of these and further items behind."""
+        ...
+
 
 class ExactIndex:
     """Every item is looked at. Row 0 is padding and never found."""
@@ -44,6 +48,10 @@ class ExactIndex:
     def top(self, queries: Floats, k: int, blocked: Sequence[NDArray[np.int64]]) -> Found:
         """See `Index`."""
         return best_of_table(queries @ self.vectors.T, k, [Limits(numbers) for numbers in blocked])
+
+    def extended(self, vectors: Floats) -> "ExactIndex":
+        """See `Index`."""
+        return ExactIndex(np.concatenate([self.vectors, vectors]))
 
 
 def best_of_table(table: Floats, k: int, limits: Sequence[Limits]) -> Found:
