@@ -9,6 +9,7 @@ print(recommender.recommend(histories=history).table())
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.popularity import popularity
 from hm4sr.models.base import SeqRecModel
-from hm4sr.runtime import choose_device
+from hm4sr.runtime import choose_device, numpy_generator
 from hm4sr.serving.base import BaseRecommender, Served
 from hm4sr.serving.explain import Explanation, explain
 from hm4sr.serving.histories import History, InventedTimes
+from hm4sr.serving.index import IndexConfig, build_index
 from hm4sr.serving.new_items import FeatureSources, Vectors, new_features, read_new_items
 from hm4sr.serving.ranker import DotProductRanker, Ranker, TableRanker
 from hm4sr.serving.requests import PaddedHistories, Users
@@ -40,7 +42,13 @@ class Recommender(BaseRecommender):
         dataset: the prepared data set that the model was trained on.
     """
 
-    def __init__(self, model: SeqRecModel, dataset: Dataset, device: torch.device | None = None):
+    def __init__(
+        self,
+        model: SeqRecModel,
+        dataset: Dataset,
+        device: torch.device | None = None,
+        index: IndexConfig | None = None,
+    ):
         self.dataset = dataset
         self._device = device or torch.device("cpu")
         self._model = model.eval()
@@ -53,23 +61,33 @@ class Recommender(BaseRecommender):
             invented_times(dataset),
             model.catalog.max_length,
         )
+        if index is not None:
+            self._use_index(index)
 
     @classmethod
-    def load(cls, run: str | Path, data: str | Path | None = None, device: str = "auto") -> "Recommender":
+    def load(
+        cls,
+        run: str | Path,
+        data: str | Path | None = None,
+        device: str = "auto",
+        index: IndexConfig | None = None,
+    ) -> "Recommender":
         """Load a finished run.
 
         Args:
             run: the run folder.
             data: the prepared data set it was trained on, if that has moved.
             device: "auto", "cpu", "cuda", ...
+            index: how items are searched; exactly if left out.
 
         Raises:
-            UserError: the run is unfinished or damaged, or its data set is missing or has changed.
+            UserError: the run is unfinished or damaged, its data set is missing or has changed, or the index
+                cannot be had or finds too little.
         """
         where = choose_device(device)
         opened = Run.open(run)
         dataset = opened.dataset(data)
-        return cls(opened.load_model(dataset, where), dataset, where)
+        return cls(opened.load_model(dataset, where), dataset, where, index)
 
     def history(self, user: str) -> list[tuple[str, int]]:
         """All events of a known user as (raw item id, seconds since 1970), oldest first.
@@ -165,6 +183,33 @@ class Recommender(BaseRecommender):
         if type(self._model).scores is not SeqRecModel.scores:
             return TableRanker(self._table, vectors)
         return DotProductRanker(self._encode, vectors, self._model.blocks())
+
+    def _use_index(self, config: IndexConfig) -> None:
+        """Search by the configured index from now on."""
+        shelf, ranker = self.served.shelf, self.served.ranker
+        if isinstance(ranker, DotProductRanker):
+            index = build_index(config, ranker.vectors, self._queries)
+            self.served = Served(shelf, replace(ranker, index=index))
+        elif config.kind == "faiss":
+            raise UserError(
+                f"the scores of {self._model.name} are no dot products, so no index can find its items: "
+                'set index.kind to "exact".'
+            )
+
+    def _queries(self, count: int) -> Floats:
+        """Vectors of the histories of some users; of the items' own vectors where there are no users."""
+        log = self.dataset.events
+        users = np.flatnonzero(np.diff(log.starts) > 0)
+        rng = numpy_generator(0, "index")
+        if not len(users):
+            vectors = self.served.ranker.vectors[1:]
+            return vectors[rng.choice(len(vectors), min(count, len(vectors)), replace=False)]
+        chosen = np.sort(rng.choice(users, min(count, len(users)), replace=False))
+        names = self.dataset.users["user_id"].gather(chosen).to_list()
+        requests = self.prepare(names).requests
+        rows = np.arange(len(requests))
+        parts = [self._encode(requests.padded(rows[at : at + 64], self.max_length)) for at in rows[::64]]
+        return np.concatenate(parts)
 
     @torch.inference_mode()
     def _encode(self, histories: PaddedHistories) -> Floats:
