@@ -55,7 +55,7 @@ def vectors(recommender, item):
     number = recommender.served.shelf.numbers[item]
     return {
         name: [features.vectors[number].numpy() if features.present[number] else None]
-        for name, features in recommender._model.catalog.features.items()
+        for name, features in recommender.model.catalog.features.items()
     }
 
 

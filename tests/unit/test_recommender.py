@@ -219,7 +219,7 @@ def test_mistakes_are_one_sentence(recommender, arguments, says):
 
 
 def test_item_vectors_are_computed_once(recommender, monkeypatch):
-    monkeypatch.setattr(type(recommender._model), "item_vectors", None)
+    monkeypatch.setattr(type(recommender.model), "item_vectors", None)
     assert len(recommender.recommend(USERS)) == len(USERS)
 
 
@@ -286,7 +286,7 @@ def test_each_request_may_have_a_moment_of_its_own(recommender):
 
 
 def test_bare_ids_end_at_the_moment_of_the_question(recommender):
-    gap = recommender._invented.gap
+    gap = recommender.invented.gap
     told = [("Käse", START - gap), ("i9", START)]
     plain, timed = (
         recommender.recommend(histories=history, at_time=START)[0] for history in (["Käse", "i9"], told)
@@ -297,7 +297,7 @@ def test_bare_ids_end_at_the_moment_of_the_question(recommender):
 
 def test_new_events_join_the_stored_history(recommender):
     stored = recommender.history("42")
-    last, gap = stored[-1][1], recommender._invented.gap
+    last, gap = stored[-1][1], recommender.invented.gap
     new = [("i9", last + 5), ("nobody", last), ("Käse", stored[0][1] - 1)]
     joined = recommender.recommend("42", new, k=99)[0]
     told = recommender.recommend(histories=[*stored, new[0], new[2]], k=99)[0]
@@ -367,14 +367,14 @@ def test_similar_items_are_those_of_the_largest_cosine(recommender):
 
 
 def test_a_model_whose_scores_are_no_dot_products_isserved_by_its_own_scores(recommender, monkeypatch):
-    kind = type(recommender._model)
+    kind = type(recommender.model)
 
     def scores_of_its_own(self, batch, candidates):
         table = SeqRecModel.scores(self, batch, candidates)
         return torch.where(table.isfinite(), -table, table)
 
     monkeypatch.setattr(kind, "scores", scores_of_its_own)
-    other = Recommender(recommender._model, recommender.dataset)
+    other = Recommender(recommender.model, recommender.dataset)
     plain = recommender.recommend(USERS, k=99, filter_seen=False, categories="odd")
     turned = other.recommend(USERS, k=99, filter_seen=False, categories="odd")
     for one, two in zip(plain, turned, strict=True):

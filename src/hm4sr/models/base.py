@@ -127,7 +127,7 @@ class SeqRecModel(nn.Module):
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
         hidden = self.encode(batch)
-        return hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch.lengths - 1]
 
     def scores(self, batch: SeqBatch, candidates: Float[Tensor, "V Q"]) -> Float[Tensor, "B V"]:
         """Score of every item after each whole history; padding gets minus infinity.

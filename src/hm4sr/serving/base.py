@@ -64,13 +64,14 @@ class BaseRecommender:
 
     Attributes:
         served: what answers come from at the moment.
+        invented: what is assumed about histories without moments.
         max_length: events of a history that the model reads (L).
     """
 
     def __init__(self, served: Served, users: Users, invented: InventedTimes, max_length: int):
         self.served = served
         self._users = users
-        self._invented = invented
+        self.invented = invented
         self.max_length = max_length
 
     @property
@@ -160,7 +161,7 @@ class BaseRecommender:
         served = self.served
         _check_k(k)
         switched_off, even = check_switched_off(served.ranker, without)
-        requests = find_requests(users, histories, at_time, self._users, served.shelf.numbers, self._invented)
+        requests = find_requests(users, histories, at_time, self._users, served.shelf.numbers, self.invented)
         blocked, unknown_excluded = served.shelf.known(exclude, "exclude")
         allowed, unknown_included = _allowed(served.shelf, include, categories)
         return Asked(
@@ -216,7 +217,7 @@ class BaseRecommender:
         served = self.served
         wanted = [items] if isinstance(items, str) else list(items)
         numbers = np.array([served.shelf.number_of(item) for item in wanted], dtype=np.int64)
-        requests = find_requests(users, histories, at_time, self._users, served.shelf.numbers, self._invented)
+        requests = find_requests(users, histories, at_time, self._users, served.shelf.numbers, self.invented)
         scores = np.full((len(requests), len(wanted)), np.nan)
         for chunk in self._chunks([requests], served):
             (_, rows), *_ = chunk

@@ -40,6 +40,7 @@ class Recommender(BaseRecommender):
 
     Attributes:
         dataset: the prepared data set that the model was trained on.
+        model: the trained model.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Recommender(BaseRecommender):
     ):
         self.dataset = dataset
         self._device = device or torch.device("cpu")
-        self._model = model.eval()
+        self.model = model.eval()
         shelf = Shelf(dataset.items, popularity(dataset.events, dataset.num_items))
         users = {user: row for row, user in enumerate(dataset.users["user_id"].to_list())}
         self._adding = threading.Lock()
@@ -154,35 +155,35 @@ class Recommender(BaseRecommender):
         with self._adding:
             served = self.served
             table = read_new_items(items, served.shelf)
-            widths = {name: given.vectors.shape[1] for name, given in self._model.catalog.features.items()}
+            widths = {name: given.vectors.shape[1] for name, given in self.model.catalog.features.items()}
             ranker = served.ranker
             if not widths or not isinstance(ranker, DotProductRanker):
                 raise self._knows_trained_items_alone()
             sources = FeatureSources(vectors or {}, encoders or {}, image_root)
-            found = self._model.new_item_vectors(new_features(table, self.dataset, widths, sources))
+            found = self.model.new_item_vectors(new_features(table, self.dataset, widths, sources))
             if found is None:
                 raise self._knows_trained_items_alone()
             longer = Served(served.shelf.extended(table), ranker.extended(found[1:].cpu().numpy()))
-            self._model.append_items(found[1:])
+            self.model.append_items(found[1:])
             self.served = longer
 
     def _knows_trained_items_alone(self) -> UserError:
         return UserError(
-            f"the model {self._model.name} judges only items it was trained on: train one that reads "
+            f"the model {self.model.name} judges only items it was trained on: train one that reads "
             "text or pictures, such as hm4sr, or train again with the new items."
         )
 
     @torch.inference_mode()
     def gates(self, histories: PaddedHistories) -> Mapping[str, Floats]:
         """Weights of the experts at each event (B x L x K), by the name of the gate."""
-        found = self._model.gates(self._batch(histories))
+        found = self.model.gates(self._batch(histories))
         return {name: weights.float().cpu().numpy() for name, weights in found.items()}
 
     def _ranker(self) -> Ranker:
-        vectors = self._model.fix_items().detach().cpu().numpy()
-        if type(self._model).scores is not SeqRecModel.scores:
+        vectors = self.model.fix_items().detach().cpu().numpy()
+        if type(self.model).scores is not SeqRecModel.scores:
             return TableRanker(self._table, vectors)
-        return DotProductRanker(self._encode, vectors, self._model.blocks())
+        return DotProductRanker(self._encode, vectors, self.model.blocks())
 
     def _use_index(self, config: IndexConfig) -> None:
         """Search by the configured index from now on."""
@@ -192,7 +193,7 @@ class Recommender(BaseRecommender):
             self.served = Served(shelf, replace(ranker, index=index))
         elif config.kind == "faiss":
             raise UserError(
-                f"the scores of {self._model.name} are no dot products, so no index can find its items: "
+                f"the scores of {self.model.name} are no dot products, so no index can find its items: "
                 'set index.kind to "exact".'
             )
 
@@ -214,13 +215,13 @@ class Recommender(BaseRecommender):
     @torch.inference_mode()
     def _encode(self, histories: PaddedHistories) -> Floats:
         """Vectors of histories (B x Q)."""
-        vectors: Floats = self._model.last_hidden(self._batch(histories)).float().cpu().numpy()
+        vectors: Floats = self.model.last_hidden(self._batch(histories)).float().cpu().numpy()
         return vectors
 
     @torch.inference_mode()
     def _table(self, histories: PaddedHistories) -> Floats:
         """The model's own scores of the whole catalogue (B x V)."""
-        scores = self._model.scores(self._batch(histories), self._model.items_now())
+        scores = self.model.scores(self._batch(histories), self.model.items_now())
         table: Floats = scores.float().cpu().numpy()
         return table
 
