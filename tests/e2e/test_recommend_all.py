@@ -12,6 +12,7 @@ import pytest
 
 import hm4sr
 from hm4sr.cli import main
+from hm4sr.features.extract import FeatureConfig, extract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers_serving import ITEMS, START, USERS, make_dataset, make_run
@@ -123,6 +124,41 @@ def test_answers_to_another_question_are_not_mixed(run):
     assert contents("out") == before
     assert run(*EVERYBODY[:5], "-k", 5, "--force")[0] == 0
     assert pl.read_parquet("out/part-*.parquet")["rank"].max() == 5
+
+
+def test_new_items_from_a_file_are_recommended(tmp_path_factory, run):
+    folder = tmp_path_factory.mktemp("texts")
+    dataset = make_dataset(folder / "data")
+    extract(dataset, FeatureConfig(text="builtin"))
+    make_run(folder / "run", dataset, "hm4sr")
+    Path("new.csv").write_text("item_id,title,category\nnew,Title of i9,odd\nother,Title of 7,fresh\n")
+    where = folder / "run"  # absolute, so it wins over the folder of the other tests
+    options = ["--keep-seen", "-k", 99, "--new-items", "new.csv", "--out", "o.csv"]
+    code, _, err = run("--user", "42", *options, where=where)
+    assert (code, err) == (0, "")
+    assert {*ITEMS, "new", "other"} == set(pl.read_csv("o.csv")["item_id"])
+    options = ["--new-items", "new.csv", "--category", "fresh"]
+    assert run(*EVERYBODY, *options, where=where)[0] == 0
+    assert set(pl.read_parquet("out/part-*.parquet")["item_id"]) == {"other"}
+    Path("new.csv").write_text("item_id,title,category\nthird,Title of 7,fresh\n")
+    assert "(new_items differ)" in run(*EVERYBODY, *options, where=where)[2]
+    Path("bad.csv").write_text("item_id,title\n7,Title\n")
+    code, _, err = run("--user", "42", "--new-items", "bad.csv", where=where)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'7' is in the catalogue already" in err
+    code, _, err = run("--user", "42", "--new-items", "new.csv")
+    assert code == 2
+    assert "sasrec judges only items it was trained on" in err
+
+
+def test_an_index_is_chosen_on_the_command_line(run):
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    assert run("--user", "42", "--index", "exact", "--out", "exact.csv")[0] == 0
+    assert run("--user", "42", "--index", "auto", "--out", "auto.csv")[0] == 0
+    assert Path("exact.csv").read_text() == Path("auto.csv").read_text()
+    assert run("--user", "42", "--index", "faiss", "--out", "faiss.csv")[0] == 0
+    exact, found = (pl.read_csv(f"{name}.csv")["item_id"].to_list() for name in ("exact", "faiss"))
+    assert exact == found
 
 
 @pytest.mark.parametrize(

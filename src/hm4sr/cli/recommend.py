@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -62,6 +62,19 @@ def _columns(function: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Processes for --all-users.",
 )
+@click.option(
+    "--new-items",
+    type=Path,
+    metavar="FILE",
+    help="Items that came after training, as a raw items file; recommended by their text and pictures.",
+)
+@click.option(
+    "--index",
+    type=click.Choice(["exact", "auto", "faiss"]),
+    default="exact",
+    show_default=True,
+    help="How items are searched; faiss pays for many requests and more than 200,000 items.",
+)
 @click.option("--data", type=Path, help="The prepared data set, if it has moved.")
 @click.option(
     "--out",
@@ -86,6 +99,8 @@ def command(
     all_users: bool,
     part_users: int | None,
     workers: int,
+    new_items: Path | None,
+    index: Literal["exact", "auto", "faiss"],
     data: Path | None,
     out: Path | None,
     force: bool,
@@ -103,6 +118,7 @@ def command(
 
     --all-users writes Parquet parts; the same command continues what was interrupted.
     """
+    source = {"run": str(run), "data": _text(data), "new_items": _text(new_items), "index": index}
     limits: dict[str, Any] = {
         "k": k,
         "filter_seen": not keep_seen,
@@ -114,7 +130,7 @@ def command(
     if all_users:
         if users or users_file or history:
             raise UserError("--all-users asks for everybody: leave out --user, --users-file and --history.")
-        _recommend_all(run, data, limits, out, part_users, workers, force)
+        _recommend_all(source, limits, out, part_users, workers, force)
         return
     if part_users or workers > 1:
         raise UserError("--part-users and --workers belong to --all-users: add it, or leave them out.")
@@ -130,7 +146,7 @@ def command(
     file = read_histories(history, columns, time_unit) if history else None
     if users_file:
         users = (*users, *read_users(users_file, columns.user))
-    recommender = _load(run, data)
+    recommender = _load(source)
     if file:
         answers = recommender.recommend(None, file.histories, **limits)
         answers = replace(answers, requests=file.users) if file.users else answers
@@ -146,8 +162,7 @@ def command(
 
 
 def _recommend_all(
-    run: Path,
-    data: Path | None,
+    source: dict[str, Any],
     limits: dict[str, Any],
     out: Path | None,
     part_users: int | None,
@@ -156,11 +171,12 @@ def _recommend_all(
 ) -> None:
     if out is None:
         raise UserError("--all-users needs --out, the folder to write Parquet parts into.")
-    from hm4sr.serving.batch import BatchConfig, Source, recommend_all
+    from hm4sr.serving.batch import BatchConfig, recommend_all
+    from hm4sr.serving.source import Source
 
     sizes = {} if part_users is None else {"part_users": part_users}
     config = BatchConfig.parse({**limits, **sizes}, "hm4sr recommend")
-    done = recommend_all(Source(str(run), str(data) if data else None), config, out, workers, force)
+    done = recommend_all(Source(**source), config, out, workers, force)
     kept = f", {done.kept:,} of them there already" if done.kept else ""
     click.echo(f"{done.users:,} users answered in {done.parts:,} parts in {out}{kept}")
 
@@ -175,10 +191,14 @@ def _moment(text: str) -> int:
     return int(read_times(pl.Series(text, [text]), unit, lambda row: "--at-time").seconds()[0])
 
 
-def _load(run: Path, data: Path | None) -> "Recommender":
-    from hm4sr.serving.recommender import Recommender
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
-    return Recommender.load(run, data)
+
+def _load(source: dict[str, Any]) -> "Recommender":
+    from hm4sr.serving.source import Source
+
+    return Source(**source).load()
 
 
 def check_out(out: Path, force: bool) -> None:

@@ -18,6 +18,7 @@ from hm4sr.errors import UserError
 from hm4sr.files import atomic_file, read_json, sha256, write_json
 from hm4sr.progress import Progress
 from hm4sr.serving.recommender import Recommender
+from hm4sr.serving.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -61,19 +62,6 @@ class Finished:
     users: int
     parts: int
     kept: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is needed to load a recommender, here or in another process."""
-
-    run: str
-    data: str | None
-    device: str = "auto"
-
-    def load(self) -> Recommender:
-        """Load it."""
-        return Recommender.load(self.run, self.data, self.device)
 
 
 class Answerer:
@@ -146,11 +134,7 @@ def _answers(
 
 def _question(source: Source, config: BatchConfig, recommender: Recommender) -> dict[str, Any]:
     """All that decides the answers."""
-    return {
-        "run": sha256(Path(source.run) / "manifest.json"),
-        "data": recommender.dataset.hashes,
-        **config.model_dump(mode="json"),
-    }
+    return {**source.identity(recommender), **config.model_dump(mode="json")}
 
 
 def _start(out: Path, question: dict[str, Any], force: bool) -> dict[str, Any]:

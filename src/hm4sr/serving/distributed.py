@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from hm4sr.errors import UserError
 
 if TYPE_CHECKING:
-    from hm4sr.serving.batch import BatchConfig, Source
+    from hm4sr.serving.batch import BatchConfig
+    from hm4sr.serving.source import Source
 
 
 def answer_with_ray(

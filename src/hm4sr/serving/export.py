@@ -163,9 +163,9 @@ def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
 def _double_log2() -> Iterator[None]:
     """Let a float64 log2 be log(x) / log(2), a few units of the last place too large.
 
-    The tracer divides by a float32 log(2), and onnxruntime's logarithm can be one unit too small: intervals of
-    2^n - 1 seconds, whose row is a whole number exactly, would fall into the row below. No other whole number
-    of seconds comes so near to the edge of a row from below.
+    The tracer divides by a float32 log(2), and onnxruntime's logarithm can be one unit too small: intervals
+    of 2^n - 1 seconds, whose row is a whole number exactly, would fall into the row below. No other whole
+    number of seconds comes so near to the edge of a row from below.
     """
 
     def log2(graph: Any, x: Any) -> Any:

@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from hm4sr.data.catalogue import FIELDS, build_items, category_separator, read_catalogue
 from hm4sr.data.dataset import Dataset
+from hm4sr.data.prepare import PrepareConfig
 from hm4sr.errors import UserError
 from hm4sr.features.new import encode_pictures, encode_texts
 from hm4sr.features.store import read_feature_manifest
@@ -68,6 +70,26 @@ def read_new_items(items: pl.DataFrame | Sequence[Mapping[str, Any]], shelf: She
     table = table.select(pl.col(name).cast(kind) for name, kind in kinds.items())
     _check_ids(table["item_id"], shelf)
     return table.with_columns(pl.col("categories").fill_null([]), text=_texts(table))
+
+
+def read_new_items_file(path: Path, dataset: Dataset) -> tuple[pl.DataFrame, Path]:
+    """Read a raw items file by the rules that the data set was prepared with.
+
+    Returns:
+        the table, and the folder that the pictures' paths are relative to: that of the file.
+
+    Raises:
+        UserError: the file is missing or damaged, or an id is empty or occurs twice.
+    """
+    rules = {**PrepareConfig().model_dump(mode="json"), **dataset.manifest["rules"]}
+    fields = {name: rules[f"{name}_column"] for name in FIELDS}
+    catalogue = read_catalogue(path, rules["item_column"], fields, (), rules["text_columns"])
+    setting = rules["category_separator"]
+    if setting == "auto":  # what was recognised then, whatever occurs in the new file
+        setting = dataset.manifest["statistics"].get("category_separator") or "none"
+    separator, _ = category_separator(catalogue, setting)
+    root = path.parent.resolve()
+    return build_items(catalogue, catalogue.ids, separator, root), root
 
 
 def _check_ids(ids: pl.Series, shelf: Shelf) -> None:
