@@ -2,17 +2,20 @@
 
 import numpy as np
 import polars as pl
+import torch
 
 from hm4sr.data.dataset import save_dataset
+from hm4sr.features.store import save_features
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
+from hm4sr.types import ItemFeatures
 
 ITEMS = ["007", "7", "Käse", "日本", "a,b", 'say "hi"', *(f"i{number}" for number in range(6, 20))]
 USERS = ["0042", "42", "Zoë", *(f"u{number}" for number in range(3, 12))]
 START, DAY = 1_405_296_000, 86_400
 
 
-def make_dataset(path, rng_seed=3):
+def make_dataset(path, rng_seed=3, pictures=None):
     """Twelve users with 4 to 13 events over 20 items; the last item is never used, the first two most."""
     rng = np.random.default_rng(rng_seed)
     lengths = [4 + row % 10 for row in range(len(USERS))]
@@ -44,13 +47,25 @@ def make_dataset(path, rng_seed=3):
                 "brand": [None] * len(ITEMS),
                 "categories": [["odd" if number % 2 else "even"] for number in range(len(ITEMS))],
                 "text": titles,
-                "image": [None] * len(ITEMS),
+                "image": pictures or [None] * len(ITEMS),
             },
             schema_overrides={"brand": pl.String, "image": pl.String},
         ),
         rules={},
         statistics={},
     )
+
+
+def add_features(dataset, width=5, rng_seed=7):
+    """Random text and image vectors; the second item has no text, the third no image."""
+    rng = np.random.default_rng(rng_seed)
+    for missing, name in ((2, "text"), (3, "image")):
+        vectors = rng.standard_normal((len(ITEMS) + 1, width)).astype(np.float32)
+        present = np.ones(len(ITEMS) + 1, dtype=bool)
+        present[[0, missing]] = False
+        vectors[~present] = 0
+        features = ItemFeatures(torch.from_numpy(vectors), torch.from_numpy(present))
+        save_features(dataset, name, features, {"modality": name, "encoder": "drawn"})
 
 
 def make_run(path, dataset, model="sasrec", max_length=6):

@@ -10,9 +10,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hm4sr.data.dataset import Dataset as Dataset
+    from hm4sr.serving.onnx_recommender import OnnxRecommender as OnnxRecommender
     from hm4sr.serving.recommender import Recommender as Recommender
 
-_LAZY = {"Dataset": "hm4sr.data.dataset", "Recommender": "hm4sr.serving.recommender"}
+_LAZY = {
+    "Dataset": "hm4sr.data.dataset",
+    "OnnxRecommender": "hm4sr.serving.onnx_recommender",
+    "Recommender": "hm4sr.serving.recommender",
+}
 
 
 def __getattr__(name: str) -> Any:

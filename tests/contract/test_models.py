@@ -1,6 +1,7 @@
 """What every registered model promises. A model that is added later is covered without an edit here."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,37 @@ def test_a_score_is_the_dot_product_of_its_history_and_its_item(name):
         for item in (1, 17, 40):
             expected = sum(a * b for a, b in zip(hidden[row, length - 1], vectors[item], strict=True))
             torch.testing.assert_close(given[row, item], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_blocks_of_modalities_tile_a_vector(name):
+    model = small_model(name)
+    blocks = model.blocks()
+    if not blocks:
+        pytest.skip("this model's vectors are not made of one part for each modality")
+    columns = [column for block in blocks.values() for column in range(block.start, block.stop)]
+    assert columns == list(range(model.item_vectors().shape[1]))
+    assert next(iter(blocks)) == "id"
+    assert set(blocks) <= {"id", *model.catalog.features}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_items_that_come_after_training_stand_in_histories_and_change_no_other_score(name):
+    model, batch = small_model(name).eval(), training_batch(name)
+    with torch.no_grad():
+        vectors = model.new_item_vectors(dict(small_catalog(num_items=3, seed=5).features))
+        if vectors is None:
+            pytest.skip("this model judges only items it was trained on")
+        before = model.scores(batch, model.fix_items())
+        model.append_items(vectors[1:])
+        longer = torch.cat([model.item_vectors(), vectors[1:]])
+        after = model.scores(batch, longer)
+        new = replace(batch, items=torch.where(batch.items == batch.items[0, 0], 43, batch.items))
+        with_new = model.scores(new, longer)
+    torch.testing.assert_close(after[:, :41], before, rtol=1e-6, atol=1e-6)
+    assert after[:, 41:].isfinite().all()
+    assert with_new[0, 1:].isfinite().all()
+    assert not torch.allclose(with_new[0, 1:], after[0, 1:])
 
 
 @pytest.mark.parametrize("name", NAMES)

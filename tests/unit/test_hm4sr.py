@@ -706,3 +706,26 @@ def test_config_is_frozen_and_strict():
     assert issubclass(HM4SRConfig, Config)
     with pytest.raises(UserError, match="interactive_expert"):
         HM4SRConfig.parse({"interactive_expert": 2}, "here")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_new_item_has_the_mean_id_vector_and_its_own_modalities(missing):
+    catalog = small_catalog(missing=missing)
+    model = build(catalog).eval()
+    with torch.no_grad():
+        trained, new = model.item_vectors(), model.new_item_vectors(dict(catalog.features))
+    blocks = model.blocks()
+    torch.testing.assert_close(new[:, blocks["id"]], trained[1:, blocks["id"]].mean(0).expand(41, -1))
+    for name, features in catalog.features.items():
+        present = features.present
+        torch.testing.assert_close(new[present][:, blocks[name]], trained[present][:, blocks[name]])
+        absent = new[~present][:, blocks[name]]
+        if missing:
+            expected = model.projections[name].stand_in
+        else:
+            expected = trained[1:, blocks[name]].mean(0)
+        torch.testing.assert_close(absent, expected.detach().expand_as(absent))
+
+
+def test_a_model_on_ids_alone_knows_nothing_of_new_items():
+    assert build(small_catalog(modalities=())).new_item_vectors({}) is None

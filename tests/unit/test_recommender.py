@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import torch
 
 from hm4sr.data.batches import Windows, make_batch
 from hm4sr.errors import UserError
+from hm4sr.models.base import SeqRecModel
 from hm4sr.serving.recommender import Recommender
 from hm4sr.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers_serving import DAY, ITEMS, START, USERS, make_dataset, make_run
+from helpers_serving import DAY, ITEMS, START, USERS, add_features, make_dataset, make_run
 
 NEW = [("Käse", START), ("i9", START + DAY), ("007", START + 5 * DAY)]
 
@@ -57,7 +59,7 @@ def test_scores_are_those_of_the_model_in_falling_order(recommender, user):
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_a_batch_equals_its_rows(recommender, filter_seen, monkeypatch):
-    monkeypatch.setattr("hm4sr.serving.recommender._CHUNK_REQUESTS", 5)
+    monkeypatch.setattr("hm4sr.serving.base._CHUNK_REQUESTS", 5)
     batch = recommender.recommend(USERS[::-1], k=7, filter_seen=filter_seen)
     assert len(batch) == len(USERS)
     for user, answer in zip(USERS[::-1], batch, strict=True):
@@ -185,7 +187,16 @@ def test_a_request_changes_no_later_one(recommender):
         ({"users": ["42", "nobody"]}, "user 'nobody' is not among"),
         ({"users": [42]}, "write '42'"),
         ({}, "either users or histories"),
-        ({"users": "42", "histories": []}, "either users or histories"),
+        ({"users": ["42", "Zoë"], "histories": ["007"]}, "2 users but 1 histories"),
+        ({"users": "42", "include": [7]}, "include: 7 is not text"),
+        ({"users": "42", "exclude": [7]}, "exclude: 7 is not text"),
+        ({"users": "42", "categories": "evne"}, "did you mean 'even'?"),
+        ({"users": "42", "categories": ["even", 7]}, "7 is not a category"),
+        ({"users": "42", "at_time": START * 1000}, "at_time = 1405296000000"),
+        ({"users": "42", "at_time": "2014-07-14"}, "at_time = '2014-07-14'"),
+        ({"users": "42", "at_time": [START, START]}, "2 moments for 1 requests"),
+        ({"users": "42", "at_time": float("inf")}, "at_time = inf"),
+        ({"users": "42", "without": "sound"}, "without = 'sound'"),
         ({"users": "42", "k": 0}, "k = 0"),
         ({"users": "42", "k": -3}, "k = -3"),
         ({"users": "42", "k": 2.5}, "k = 2.5"),
@@ -208,11 +219,197 @@ def test_mistakes_are_one_sentence(recommender, arguments, says):
 
 
 def test_item_vectors_are_computed_once(recommender, monkeypatch):
-    monkeypatch.setattr(type(recommender._model), "item_vectors", None)
+    monkeypatch.setattr(type(recommender.model), "item_vectors", None)
     assert len(recommender.recommend(USERS)) == len(USERS)
 
 
 def test_a_model_that_diverged_is_refused(recommender, monkeypatch):
-    monkeypatch.setattr(recommender, "_candidates", recommender._candidates * float("nan"))
+    served = recommender.served
+    broken = replace(served.ranker, vectors=served.ranker.vectors * np.float32("nan"))
+    monkeypatch.setattr(recommender, "served", replace(served, ranker=broken))
     with pytest.raises(UserError, match="diverged"):
         recommender.recommend(USERS)
+
+
+def test_only_included_items_occur_and_keep_their_scores(recommender):
+    every = recommender.recommend(USERS, k=99, filter_seen=False)
+    some = recommender.recommend(
+        USERS, k=99, filter_seen=False, include=["i7", "7", "gone", "日本"], exclude="7"
+    )
+    assert some.unknown_included == ("gone",)
+    for whole, part in zip(every, some, strict=True):
+        wanted = [item for item in whole.items if item.item_id in ("i7", "日本")]
+        assert ids(part) == [item.item_id for item in wanted]
+        assert scores(part) == pytest.approx([item.score for item in wanted], abs=1e-5)
+    popular = recommender.recommend(histories=[], include=["i7", "7"], k=99)[0]
+    assert set(ids(popular)) == {"i7", "7"}
+    assert recommender.recommend(USERS[0], include=[])[0].items == ()
+    assert recommender.recommend(USERS[0], include=["gone"])[0].items == ()
+
+
+def test_categories_restrict_and_join_the_other_limits(recommender):
+    even = {item for number, item in enumerate(ITEMS) if number % 2 == 0}
+    assert recommender.categories == ["even", "odd"]
+    answers = recommender.recommend(USERS, k=99, filter_seen=False, categories="even")
+    assert all(set(ids(answer)) == even for answer in answers)
+    both = recommender.recommend(USERS[0], k=99, filter_seen=False, categories=["odd", "even"])[0]
+    assert set(ids(both)) == set(ITEMS)
+    inner = recommender.recommend(
+        USERS, k=99, filter_seen=False, categories=["even"], include=ITEMS[:5], exclude=ITEMS[:1]
+    )
+    assert all(set(ids(answer)) == even & set(ITEMS[1:5]) for answer in inner)
+    for user, answer in zip(USERS, recommender.recommend(USERS, k=99, categories="odd"), strict=True):
+        seen = {item for item, _ in recommender.history(user)}
+        assert set(ids(answer)) == set(ITEMS) - even - seen
+
+
+def test_events_after_the_moment_of_the_question_are_not_known(recommender):
+    for user in USERS:
+        events = recommender.history(user)
+        moment = events[len(events) // 2][1]
+        early = [event for event in events if event[1] <= moment]
+        for asked in ({"users": user}, {"histories": events}):
+            answer = recommender.recommend(**asked, k=99, at_time=moment + 0.5)[0]
+            expected = recommender.recommend(histories=early, k=99)[0]
+            assert ids(answer) == ids(expected)
+            assert scores(answer) == pytest.approx(scores(expected), abs=1e-5)
+            assert answer.later == len(events) - len(early)
+    before_everything = recommender.recommend(USERS[0], at_time=0)[0]
+    assert (before_everything.source, before_everything.later) == ("popularity", 4)
+
+
+def test_each_request_may_have_a_moment_of_its_own(recommender):
+    moments = [recommender.history(user)[2][1] for user in USERS]
+    batch = recommender.recommend(USERS, at_time=moments, k=5)
+    for user, moment, answer in zip(USERS, moments, batch, strict=True):
+        assert ids(answer) == ids(recommender.recommend(user, at_time=moment, k=5)[0])
+
+
+def test_bare_ids_end_at_the_moment_of_the_question(recommender):
+    gap = recommender.invented.gap
+    told = [("Käse", START - gap), ("i9", START)]
+    plain, timed = (
+        recommender.recommend(histories=history, at_time=START)[0] for history in (["Käse", "i9"], told)
+    )
+    assert plain.later == 0
+    assert scores(plain) == pytest.approx(scores(timed))
+
+
+def test_new_events_join_the_stored_history(recommender):
+    stored = recommender.history("42")
+    last, gap = stored[-1][1], recommender.invented.gap
+    new = [("i9", last + 5), ("nobody", last), ("Käse", stored[0][1] - 1)]
+    joined = recommender.recommend("42", new, k=99)[0]
+    told = recommender.recommend(histories=[*stored, new[0], new[2]], k=99)[0]
+    assert (joined.request, joined.unknown) == ("42", ("nobody",))
+    assert ids(joined) == ids(told)
+    assert scores(joined) == pytest.approx(scores(told), abs=1e-5)
+    bare = recommender.recommend("42", ["i9", "Käse"], k=99)[0]
+    timed = recommender.recommend("42", [("i9", last + gap), ("Käse", last + 2 * gap)], k=99)[0]
+    assert scores(bare) == pytest.approx(scores(timed), abs=1e-5)
+    asked_then = recommender.recommend("42", ["i9", "Käse"], k=99, at_time=last)[0]
+    at_once = recommender.recommend("42", [("i9", last), ("Käse", last)], k=99)[0]
+    assert scores(asked_then) == pytest.approx(scores(at_once), abs=1e-5)
+    unchanged = recommender.recommend(["42", "Zoë"], [[], []], k=99)
+    plain = recommender.recommend(["42", "Zoë"], k=99)
+    assert [ids(answer) for answer in unchanged] == [ids(answer) for answer in plain]
+
+
+def test_questions_of_different_askers_are_answered_together_as_alone(recommender, monkeypatch):
+    monkeypatch.setattr("hm4sr.serving.base._CHUNK_REQUESTS", 4)
+    questions = [
+        {"users": USERS, "k": 3},
+        {"histories": [NEW, [], NEW[:1]], "k": 7, "categories": "odd"},
+        {"users": "42", "k": 99, "filter_seen": False, "exclude": ["7"]},
+        {"histories": ["nobody"], "k": 2},
+        {"users": [], "k": 2},
+        {"users": USERS[:3], "without": ["time"], "include": ITEMS[:9]},
+    ]
+    together = recommender.answer([recommender.prepare(**question) for question in questions])
+    for question, found in zip(questions, together, strict=True):
+        alone = recommender.recommend(**question)
+        assert found.numbers.tolist() == alone.numbers.tolist()
+        assert found.scores == pytest.approx(alone.scores, abs=1e-5)
+        assert list(found.sources) == list(alone.sources)
+    assert recommender.answer([]) == []
+
+
+def test_scores_of_given_items_are_those_of_the_list(recommender):
+    wanted = ["i9", "7", "i9"]
+    found = recommender.score(wanted, users=USERS[:5])
+    assert found.shape == (5, 3)
+    for row, answer in zip(found, recommender.recommend(USERS[:5], k=99, filter_seen=False), strict=True):
+        listed = {item.item_id: item.score for item in answer.items}
+        assert row == pytest.approx([listed[item] for item in wanted], abs=1e-5)
+    nothing, something = recommender.score("7", histories=[[], NEW])
+    assert np.isnan(nothing).all()
+    assert np.isfinite(something).all()
+    with pytest.raises(UserError, match="item 'gone' is not among the 20 items"):
+        recommender.score("gone", users="42")
+
+
+def test_similar_items_are_those_of_the_largest_cosine(recommender):
+    vectors = recommender.served.ranker.vectors[1:].astype(np.float64)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -2)
+    batch = recommender.similar_items(ITEMS, k=5)
+    for row, answer in enumerate(batch):
+        best = np.argsort(-cosines[row])[:5]
+        assert (answer.request, answer.source) == (ITEMS[row], "model")
+        assert ids(answer) == [ITEMS[number] for number in best]
+        assert scores(answer) == pytest.approx(cosines[row][best], abs=1e-5)
+        assert ids(recommender.similar_items(ITEMS[row], k=5)[0]) == ids(answer)
+    odd = recommender.similar_items("7", k=99, categories="odd", exclude="i7")[0]
+    assert set(ids(odd)) == set(ITEMS[1::2]) - {"7", "i7"}
+    with pytest.raises(UserError, match="item 'gone' is not among"):
+        recommender.similar_items("gone")
+
+
+def test_a_model_whose_scores_are_no_dot_products_isserved_by_its_own_scores(recommender, monkeypatch):
+    kind = type(recommender.model)
+
+    def scores_of_its_own(self, batch, candidates):
+        table = SeqRecModel.scores(self, batch, candidates)
+        return torch.where(table.isfinite(), -table, table)
+
+    monkeypatch.setattr(kind, "scores", scores_of_its_own)
+    other = Recommender(recommender.model, recommender.dataset)
+    plain = recommender.recommend(USERS, k=99, filter_seen=False, categories="odd")
+    turned = other.recommend(USERS, k=99, filter_seen=False, categories="odd")
+    for one, two in zip(plain, turned, strict=True):
+        assert ids(one) == ids(two)[::-1]
+    assert other.score("7", "42") == pytest.approx(-recommender.score("7", "42"), abs=1e-5)
+    assert other.modalities == []
+
+
+def test_a_modality_is_left_out_by_dropping_its_term(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modalities")
+    dataset = make_dataset(folder / "data")
+    add_features(dataset)
+    recommender = Recommender.load(make_run(folder / "run", dataset, "hm4sr").path)
+    assert recommender.modalities == ["id", "image", "text"]
+    options = {"k": 99, "filter_seen": False}
+    whole = recommender.recommend("42", **options)[0]
+    alone = {
+        name: recommender.recommend("42", without=set(recommender.modalities) - {name}, **options)[0]
+        for name in recommender.modalities
+    }
+    for item in whole.items:
+        terms = [
+            part.score for answer in alone.values() for part in answer.items if part.item_id == item.item_id
+        ]
+        assert item.score == pytest.approx(sum(terms), abs=1e-5)
+    with pytest.raises(UserError, match="nothing is left to rank by"):
+        recommender.recommend("42", without=recommender.modalities)
+    events = recommender.history("42")
+    first, last = events[0][1], events[-1][1]
+    assert len(events) <= recommender.max_length
+    even = [
+        (item, first + (last - first) * number // (len(events) - 1))
+        for number, (item, _) in enumerate(events)
+    ]
+    spread = recommender.recommend(histories=even, **options)[0]
+    without_time = recommender.recommend("42", without="time", **options)[0]
+    assert scores(without_time) == pytest.approx(scores(spread), abs=1e-5)
+    assert scores(without_time) != pytest.approx(scores(whole), abs=1e-7)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import click
 
@@ -48,11 +48,41 @@ def _columns(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--exclude", multiple=True, metavar="ITEM", help="Never recommend this item; repeat for several."
 )
+@click.option("--include", multiple=True, metavar="ITEM", help="Recommend only these; repeat for several.")
+@click.option(
+    "--category", "categories", multiple=True, metavar="NAME", help="Only items of one of these categories."
+)
+@click.option("--at-time", metavar="TIME", help="Moment of the question (ISO date or seconds since 1970).")
+@click.option("--all-users", is_flag=True, help="Answer every user of the data set; --out names a folder.")
+@click.option("--part-users", type=click.IntRange(min=1), help="Users of a Parquet part.  [default: 10000]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes for --all-users.",
+)
+@click.option(
+    "--new-items",
+    type=Path,
+    metavar="FILE",
+    help="Items that came after training, as a raw items file; recommended by their text and pictures.",
+)
+@click.option(
+    "--index",
+    type=click.Choice(["exact", "auto", "faiss"]),
+    default="exact",
+    show_default=True,
+    help="How items are searched; faiss pays for many requests and more than 200,000 items.",
+)
 @click.option("--data", type=Path, help="The prepared data set, if it has moved.")
 @click.option(
-    "--out", type=Path, metavar="FILE", help="Write a .csv, .json or .parquet file instead of printing."
+    "--out",
+    type=Path,
+    metavar="PATH",
+    help="Write a .csv, .json or .parquet file instead of printing; with --all-users a folder of them.",
 )
-@click.option("--force", is_flag=True, help="Replace the file that --out names.")
+@click.option("--force", is_flag=True, help="Replace what --out names.")
 @_columns
 @click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), default="auto", show_default=True)
 def command(
@@ -63,6 +93,14 @@ def command(
     k: int,
     keep_seen: bool,
     exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    categories: tuple[str, ...],
+    at_time: str | None,
+    all_users: bool,
+    part_users: int | None,
+    workers: int,
+    new_items: Path | None,
+    index: Literal["exact", "auto", "faiss"],
     data: Path | None,
     out: Path | None,
     force: bool,
@@ -77,7 +115,25 @@ def command(
     of items; without timestamps its rows are taken in order, oldest first, as evenly apart; with a column of
     users it holds several histories. Ids are those of the raw data. A history without a known item is
     answered by popularity.
+
+    --all-users writes Parquet parts; the same command continues what was interrupted.
     """
+    source = {"run": str(run), "data": _text(data), "new_items": _text(new_items), "index": index}
+    limits: dict[str, Any] = {
+        "k": k,
+        "filter_seen": not keep_seen,
+        "exclude": exclude,
+        "include": include or None,
+        "categories": categories or None,
+        "at_time": None if at_time is None else _moment(at_time),
+    }
+    if all_users:
+        if users or users_file or history:
+            raise UserError("--all-users asks for everybody: leave out --user, --users-file and --history.")
+        _recommend_all(source, limits, out, part_users, workers, force)
+        return
+    if part_users or workers > 1:
+        raise UserError("--part-users and --workers belong to --all-users: add it, or leave them out.")
     if bool(users or users_file) == bool(history):
         raise UserError("give either --user (or --users-file) or --history, and not both.")
     if out:
@@ -90,12 +146,12 @@ def command(
     file = read_histories(history, columns, time_unit) if history else None
     if users_file:
         users = (*users, *read_users(users_file, columns.user))
-    recommender = _load(run, data)
+    recommender = _load(source)
     if file:
-        answers = recommender.recommend(None, file.histories, k, not keep_seen, exclude)
+        answers = recommender.recommend(None, file.histories, **limits)
         answers = replace(answers, requests=file.users) if file.users else answers
     else:
-        answers = recommender.recommend(list(users), None, k, not keep_seen, exclude)
+        answers = recommender.recommend(list(users), None, **limits)
     for note in notes(answers):
         click.echo(f"hm4sr: {note}", err=True)
     if out:
@@ -105,10 +161,44 @@ def command(
         show(answers.table())
 
 
-def _load(run: Path, data: Path | None) -> "Recommender":
-    from hm4sr.serving.recommender import Recommender
+def _recommend_all(
+    source: dict[str, Any],
+    limits: dict[str, Any],
+    out: Path | None,
+    part_users: int | None,
+    workers: int,
+    force: bool,
+) -> None:
+    if out is None:
+        raise UserError("--all-users needs --out, the folder to write Parquet parts into.")
+    from hm4sr.serving.batch import BatchConfig, recommend_all
+    from hm4sr.serving.source import Source
 
-    return Recommender.load(run, data)
+    sizes = {} if part_users is None else {"part_users": part_users}
+    config = BatchConfig.parse({**limits, **sizes}, "hm4sr recommend")
+    done = recommend_all(Source(**source), config, out, workers, force)
+    kept = f", {done.kept:,} of them there already" if done.kept else ""
+    click.echo(f"{done.users:,} users answered in {done.parts:,} parts in {out}{kept}")
+
+
+def _moment(text: str) -> int:
+    """Seconds since 1970, from an ISO date or a number of seconds."""
+    import polars as pl
+
+    from hm4sr.data.timestamps import read_times
+
+    unit: TimeUnit = "s" if text.strip().lstrip("-").isdigit() else "iso"
+    return int(read_times(pl.Series(text, [text]), unit, lambda row: "--at-time").seconds()[0])
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _load(source: dict[str, Any]) -> "Recommender":
+    from hm4sr.serving.source import Source
+
+    return Source(**source).load()
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -157,11 +247,17 @@ def notes(answers: "Recommendations") -> list[str]:
     told = []
     if answers.unknown_excluded:
         told.append(f"--exclude: {_list(answers.unknown_excluded)} not in the catalogue, ignored.")
-    lines = zip(answers.requests, answers.unknown, answers.sources, answers.numbers, strict=True)
-    for request, unknown, source, numbers in lines:
+    if answers.unknown_included:
+        told.append(f"--include: {_list(answers.unknown_included)} not in the catalogue, ignored.")
+    lines = zip(
+        answers.requests, answers.unknown, answers.later, answers.sources, answers.numbers, strict=True
+    )
+    for request, unknown, later, source, numbers in lines:
         who = f"history {request}" if isinstance(request, int) else f"user {request!r}"
         if unknown:
             told.append(f"{who}: {_list(unknown)} not in the catalogue, ignored.")
+        if later:
+            told.append(f"{who}: {later:,} events after --at-time are not known yet, left out.")
         if source == "popularity":
             told.append(f"{who}: no known item to go by, answered with the most popular items.")
         if not numbers.any():

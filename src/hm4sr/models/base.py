@@ -1,7 +1,7 @@
 """The contract of a model, and the registry of models."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from hm4sr.config import Config
 from hm4sr.errors import UserError
 from hm4sr.nn.losses import softmax_loss
 from hm4sr.nn.sampling import ItemView, sample_items, whole_catalogue
-from hm4sr.types import Catalog, SeqBatch
+from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 
 class ModelConfig(Config):
@@ -127,7 +127,7 @@ class SeqRecModel(nn.Module):
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
         hidden = self.encode(batch)
-        return hidden[torch.arange(len(hidden), device=hidden.device), batch.lengths - 1]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch.lengths - 1]
 
     def scores(self, batch: SeqBatch, candidates: Float[Tensor, "V Q"]) -> Float[Tensor, "B V"]:
         """Score of every item after each whole history; padding gets minus infinity.
@@ -158,6 +158,34 @@ class SeqRecModel(nn.Module):
 
         What it computes belongs in buffers, so that it is saved with the weights.
         """
+
+    def new_item_vectors(self, features: Mapping[str, ItemFeatures]) -> Float[Tensor, "U Q"] | None:
+        """Vectors of items that came after training, from their modalities alone; None if that is impossible.
+
+        A model that gives them encodes histories from `items_now`, so that such items can stand in histories.
+
+        Args:
+            features: vectors of each modality that the catalogue has.
+        """
+        return None
+
+    def append_items(self, vectors: Float[Tensor, "U Q"]) -> None:
+        """Put further items behind the fixed ones, for serving alone: the weights stay as they are."""
+        self._fixed_items = torch.cat([self.items_now(), vectors])
+
+    def blocks(self) -> dict[str, slice]:
+        """Columns of a vector (Q) that belong to each modality alone, "id" first.
+
+        Empty, the default, where the parts of a score cannot be told apart.
+        """
+        return {}
+
+    def gates(self, batch: SeqBatch) -> dict[str, Float[Tensor, "B L K"]]:
+        """Weights that a mixture of experts gives its experts at each event, by the name of the gate.
+
+        Empty, the default, for models without experts.
+        """
+        return {}
 
     def num_parameters(self) -> int:
         """Trainable parameters; frozen features do not count."""

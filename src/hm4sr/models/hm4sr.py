@@ -1,5 +1,6 @@
 """HM4SR: hierarchical time-aware mixture of experts (Zhang et al., WWW 2025)."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from hm4sr.nn.losses import category_loss, in_batch_contrastive
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
-from hm4sr.types import Catalog, SeqBatch
+from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -150,6 +151,27 @@ class HM4SR(SeqRecModel):
         projected = [self.projections[name](self.matmul_dtype, items) for name in self.modalities[1:]]
         return torch.cat([x_id, *projected], dim=1)
 
+    def new_item_vectors(self, features: Mapping[str, ItemFeatures]) -> Float[Tensor, "U Q"] | None:
+        """[mean of x_id; x_txt; x_img] of items that came after training; None for a model on IDs alone.
+
+        The mean gives the ID term its average over the catalogue, so the other modalities alone decide on a
+        new item's place. A zero would not: training pushes the ID vectors of seldom chosen items away from
+        the histories, so the average ID term is below zero and a zero would lift whatever is new.
+        """
+        if not self.projections:
+            return None
+        projected = []
+        for name, projection in self.projections.items():
+            assert isinstance(projection, FeatureProjection)
+            projected.append(projection.new(features[name], self.config.learn_missing))
+        x_id = self.items.weight[1:].mean(0)
+        return torch.cat([x_id.expand(len(projected[0]), -1), *projected], dim=1)
+
+    def blocks(self) -> dict[str, slice]:
+        """The vectors of the modalities stand side by side (eq. 19)."""
+        D = self.config.dim
+        return {name: slice(m * D, (m + 1) * D) for m, name in enumerate(self.modalities)}
+
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
@@ -172,14 +194,29 @@ class HM4SR(SeqRecModel):
 
     def _mix_experts(self, x: Float[Tensor, "B L Q"], batch: SeqBatch) -> tuple[Tensor, Tensor | None]:
         """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors for the placeholders."""
-        B, L, _ = x.shape
-        e = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        e = self._positioned(x)
         if self.interactive is not None:
             e = self.interactive(e)
         if self.time is None or self.temporal is None:
             return e, None
         time: Tensor = self.time(batch.times)
         return self.temporal(e, time), time
+
+    def _positioned(self, x: Float[Tensor, "B L Q"]) -> Float[Tensor, "B L M D"]:
+        """Modalities side by side, each with the vector of its position (eq. 6)."""
+        B, L, _ = x.shape
+        e: Tensor = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        return e
+
+    def gates(self, batch: SeqBatch) -> dict[str, Float[Tensor, "B L K"]]:
+        """Gates of the Interactive MoE, one for each modality (eq. 9), and of the Temporal MoE (eq. 14)."""
+        gates = {}
+        if self.interactive is not None:
+            found = self.interactive.gates(self._positioned(F.embedding(batch.items, self.items_now())))
+            gates = {f"interactive {name}": found[:, :, m] for m, name in enumerate(self.modalities)}
+        if self.time is not None and self.temporal is not None:
+            gates["temporal"] = self.temporal.gates(self.time(batch.times))
+        return gates
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""

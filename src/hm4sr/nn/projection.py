@@ -49,6 +49,21 @@ class FeatureProjection(nn.Module):
             x = torch.where(missing[:, None], self.stand_in, x)
         return x
 
+    def new(self, features: ItemFeatures, mean_if_missing: bool) -> Float[Tensor, "U D"]:
+        """Project items that were not there in training.
+
+        Args:
+            features: their vectors.
+            mean_if_missing: where a modality is missing and no stand-in was learned, because none of the
+                items of the training lacked it, give the mean of the catalogue.
+        """
+        device = self.linear.weight.device
+        x = self._project(features.vectors.to(device, torch.float32))
+        stand_in = self.stand_in
+        if stand_in is None and mean_if_missing:
+            stand_in = self(torch.float32)[1:].mean(0)
+        return x if stand_in is None else torch.where(features.present.to(device)[:, None], x, stand_in)
+
     def _project(self, features: Float[Tensor, "U F"]) -> Float[Tensor, "U D"]:
         if features.dtype == torch.float32:
             plain: Tensor = self.linear(features)

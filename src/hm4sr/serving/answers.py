@@ -36,12 +36,14 @@ class Answer:
         request: id of the user, or number of the history (from 1).
         source: "model", or "popularity" if there was no known item to go by.
         unknown: ids in the history that are not in the catalogue, in the given order; they were ignored.
+        later: events of the history that lie after the moment of the question; they were left out.
         items: best first; fewer than asked for only if no more are left.
     """
 
     request: str | int
     source: Source
     unknown: tuple[str, ...]
+    later: int
     items: tuple[RecommendedItem, ...]
 
 
@@ -50,12 +52,14 @@ class Recommendations:
     """Answers to N requests, in their order; `len`, indexing and iteration give each as an `Answer`.
 
     Attributes:
-        requests: ids of the users, or numbers of the histories (from 1).
+        requests: ids of the users or of the items asked about, or numbers of the histories (from 1).
         numbers: N x k item numbers (1..), best first; 0 where no item is left.
         scores: N x k scores, float64; minus infinity where no item is left.
         sources: where each answer comes from.
         unknown: ids of each history that are not in the catalogue.
+        later: events of each history that lie after the moment of the question.
         unknown_excluded: ids to exclude that are not in the catalogue.
+        unknown_included: ids to include that are not in the catalogue.
         catalogue: columns item_id and title; row r is item number r + 1.
     """
 
@@ -64,7 +68,9 @@ class Recommendations:
     scores: NDArray[np.float64]
     sources: Sequence[Source]
     unknown: Sequence[tuple[str, ...]]
+    later: Sequence[int]
     unknown_excluded: tuple[str, ...]
+    unknown_included: tuple[str, ...]
     catalogue: pl.DataFrame
 
     def __len__(self) -> int:
@@ -72,12 +78,14 @@ class Recommendations:
 
     def __getitem__(self, index: int) -> Answer:
         kept = int((self.numbers[index] > 0).sum())
-        rows = self.catalogue[(self.numbers[index, :kept] - 1).tolist()]
-        ids, titles = rows["item_id"].to_list(), rows["title"].to_list()
+        rows = self.numbers[index, :kept] - 1
+        ids, titles = (self.catalogue[name].gather(rows).to_list() for name in ("item_id", "title"))
         scores = self.scores[index, :kept].tolist()
         lines = zip(range(1, kept + 1), ids, titles, scores, strict=True)
         items = tuple(RecommendedItem(*line) for line in lines)
-        return Answer(self.requests[index], self.sources[index], self.unknown[index], items)
+        return Answer(
+            self.requests[index], self.sources[index], self.unknown[index], self.later[index], items
+        )
 
     def __iter__(self) -> Iterator[Answer]:
         return (self[index] for index in range(len(self)))
@@ -89,15 +97,15 @@ class Recommendations:
             columns user_id (text) or history (number, from 1), rank (from 1), item_id, title, score, source.
         """
         rows, columns = np.nonzero(self.numbers)
-        picked = self.catalogue[self.numbers[rows, columns] - 1]
+        picked = self.numbers[rows, columns] - 1
         numbered = bool(self.requests) and isinstance(self.requests[0], int)
         name, kind = ("history", pl.Int64) if numbered else ("user_id", pl.String)
         return pl.DataFrame(
             [
                 pl.Series(name, self.requests, dtype=kind)[rows],
                 pl.Series("rank", columns + 1, dtype=pl.Int64),
-                picked["item_id"],
-                picked["title"],
+                self.catalogue["item_id"].gather(picked),
+                self.catalogue["title"].gather(picked),
                 pl.Series("score", self.scores[rows, columns]),
                 pl.Series("source", self.sources, dtype=pl.String)[rows],
             ]

@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hm4sr.data.dataset import EventLog
 from hm4sr.errors import UserError
@@ -16,7 +17,7 @@ Event = str | tuple[str, float]
 History = Sequence[str] | Sequence[tuple[str, float]]
 """Events of one customer: all of them with a moment, or none."""
 
-_LARGEST_SECOND = 10**11  # the year 5138; in milliseconds, 1973
+LARGEST_SECOND = 10**11  # the year 5138; in milliseconds, 1973
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,26 @@ class InventedTimes:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Events that are known already, oldest first: item numbers, and seconds since 1970."""
+
+    items: NDArray[np.int32]
+    times: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class ParsedHistories:
     """Histories of known items, and what is left of them.
 
     Attributes:
         log: the events, each history oldest first; all of it counts as train part.
         unknown: ids of each history that are not in the catalogue, each once, in the given order.
+        later: events of each history that lie after its moment and were left out.
     """
 
     log: EventLog
     unknown: list[tuple[str, ...]]
+    later: NDArray[np.int64]
 
 
 def as_list_of_histories(histories: History | Sequence[History]) -> list[History]:
@@ -60,7 +71,11 @@ def as_list_of_histories(histories: History | Sequence[History]) -> list[History
 
 
 def parse_histories(
-    histories: Sequence[History], numbers: Mapping[str, int], invented: InventedTimes
+    histories: Sequence[History],
+    numbers: Mapping[str, int],
+    invented: InventedTimes,
+    before: Sequence[Stored] | None = None,
+    until: Sequence[int] | None = None,
 ) -> ParsedHistories:
     """Turn raw ids into item numbers and put each history in the order of time; equal times keep their order.
 
@@ -68,34 +83,43 @@ def parse_histories(
         histories: the raw histories.
         numbers: item number (1..) of each raw id.
         invented: moments of histories that have none.
+        before: events that each history begins with.
+        until: the moment of each question; later events are left out.
 
     Raises:
         UserError: an id is no text, a moment is no number of seconds or is there for some events only.
     """
-    items, times, lengths, unknown = [], [], [], []
-    for count, history in enumerate(histories, start=1):
-        ids, seconds = _parse(f"history {count}", history)
+    nothing = Stored(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64))
+    items, times, unknown, later = [nothing.items], [nothing.times], [], []
+    for count, history in enumerate(histories):
+        ids, seconds = _parse(f"history {count + 1}", history)
         unknown.append(tuple(dict.fromkeys(item for item in ids if item not in numbers)))
-        known = [item in numbers for item in ids]
+        stored = before[count] if before else nothing
+        moment = until[count] if until else None
         row = np.array([numbers[item] for item in ids if item in numbers], dtype=np.int32)
         if seconds is None:
-            moments = invented.last - invented.gap * np.arange(len(row), dtype=np.int64)[::-1]
+            moments = _invent(len(row), invented, stored, moment)
         else:
-            moments = np.array(seconds, dtype=np.int64)[np.array(known, dtype=np.bool_)]
-            order = np.argsort(moments, kind="stable")
-            row, moments = row[order], moments[order]
-        items.append(row)
-        times.append(moments)
-        lengths.append(len(row))
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    log = EventLog(
-        items=np.concatenate([np.zeros(0, dtype=np.int32), *items]),
-        times=np.concatenate([np.zeros(0, dtype=np.int64), *times]),
-        starts=starts,
-        train_end=starts[1:],
-        valid_end=starts[1:],
-    )
-    return ParsedHistories(log, unknown)
+            moments = np.array(seconds, dtype=np.int64)[np.array([item in numbers for item in ids], bool)]
+        row, moments = np.concatenate([stored.items, row]), np.concatenate([stored.times, moments])
+        order = np.argsort(moments, kind="stable")
+        kept = order if moment is None else order[moments[order] <= moment]
+        items.append(row[kept])
+        times.append(moments[kept])
+        later.append(len(order) - len(kept))
+    starts = np.cumsum([len(row) for row in items]).astype(np.int64)
+    log = EventLog(np.concatenate(items), np.concatenate(times), starts, starts[1:], starts[1:])
+    return ParsedHistories(log, unknown, np.array(later, dtype=np.int64))
+
+
+def _invent(count: int, invented: InventedTimes, stored: Stored, until: int | None) -> NDArray[np.int64]:
+    """Moments of events that were given without: evenly apart, after what is stored or up to the question."""
+    steps = np.arange(count, dtype=np.int64)
+    if not len(stored.times):
+        last = invented.last if until is None else until
+        return last - invented.gap * steps[::-1]
+    moments: NDArray[np.int64] = stored.times[-1] + invented.gap * (steps + 1)
+    return moments if until is None else np.minimum(moments, until)
 
 
 def _parse(where: str, history: Any) -> tuple[list[str], list[int] | None]:
@@ -118,7 +142,7 @@ def _parse(where: str, history: Any) -> tuple[list[str], list[int] | None]:
                 "or a pair of an item id and seconds since 1970."
             )
         item, second = event
-        if not math.isfinite(second) or abs(second) >= _LARGEST_SECOND:
+        if not math.isfinite(second) or abs(second) >= LARGEST_SECOND:
             raise UserError(
                 f"{where}, event {number}: time {second!r} lies beyond the year 5000: "
                 "give seconds since 1970, not milliseconds."

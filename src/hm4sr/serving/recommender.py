@@ -7,125 +7,88 @@ history = [("B0001", 1405296000), ("B0002", 1405382400)]
 print(recommender.recommend(histories=history).table())
 """
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
-from numpy.typing import NDArray
 
-from hm4sr.data.batches import Windows, make_batch
-from hm4sr.data.dataset import Dataset, EventLog, ranges
+from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
+from hm4sr.evaluation.popularity import popularity
 from hm4sr.models.base import SeqRecModel
-from hm4sr.runtime import choose_device
-from hm4sr.serving.answers import Recommendations, Source
-from hm4sr.serving.histories import History, InventedTimes, as_list_of_histories, parse_histories
+from hm4sr.runtime import choose_device, numpy_generator
+from hm4sr.serving.base import BaseRecommender, Served
+from hm4sr.serving.explain import Explanation, explain
+from hm4sr.serving.histories import History, InventedTimes
+from hm4sr.serving.index import IndexConfig, build_index
+from hm4sr.serving.new_items import FeatureSources, Vectors, new_features, read_new_items
+from hm4sr.serving.ranker import DotProductRanker, Ranker, TableRanker
+from hm4sr.serving.requests import PaddedHistories, Users
+from hm4sr.serving.search import Floats
+from hm4sr.serving.shelf import Shelf
 from hm4sr.training.run import Run
-
-_CHUNK_SCORES = 16_000_000
-"""Scores alive at a time: 64 MB in float32."""
-_CHUNK_REQUESTS = 1024
+from hm4sr.types import SeqBatch
 
 
-class Recommender:
+class Recommender(BaseRecommender):
     """A trained model with its catalogue and its users, ready to answer.
 
     Attributes:
         dataset: the prepared data set that the model was trained on.
-        catalogue: columns item_id and title; row r is item number r + 1.
+        model: the trained model.
     """
 
-    def __init__(self, model: SeqRecModel, dataset: Dataset, device: torch.device | None = None):
+    def __init__(
+        self,
+        model: SeqRecModel,
+        dataset: Dataset,
+        device: torch.device | None = None,
+        index: IndexConfig | None = None,
+    ):
         self.dataset = dataset
-        self.catalogue = dataset.items.select("item_id", "title")
         self._device = device or torch.device("cpu")
-        self._item_numbers = {item: row + 1 for row, item in enumerate(self.catalogue["item_id"].to_list())}
-        self._user_rows = {user: row for row, user in enumerate(dataset.users["user_id"].to_list())}
-        self._model = model.eval()
-        self._candidates = self._model.fix_items()
+        self.model = model.eval()
+        shelf = Shelf(dataset.items, popularity(dataset.events, dataset.num_items))
+        users = {user: row for row, user in enumerate(dataset.users["user_id"].to_list())}
+        self._adding = threading.Lock()
+        super().__init__(
+            Served(shelf, self._ranker()),
+            Users(users, dataset.events, str(dataset.path)),
+            invented_times(dataset),
+            model.catalog.max_length,
+        )
+        if index is not None:
+            self._use_index(index)
 
     @classmethod
-    def load(cls, run: str | Path, data: str | Path | None = None, device: str = "auto") -> "Recommender":
+    def load(
+        cls,
+        run: str | Path,
+        data: str | Path | None = None,
+        device: str = "auto",
+        index: IndexConfig | None = None,
+    ) -> "Recommender":
         """Load a finished run.
 
         Args:
             run: the run folder.
             data: the prepared data set it was trained on, if that has moved.
             device: "auto", "cpu", "cuda", ...
+            index: how items are searched; exactly if left out.
 
         Raises:
-            UserError: the run is unfinished or damaged, or its data set is missing or has changed.
+            UserError: the run is unfinished or damaged, its data set is missing or has changed, or the index
+                cannot be had or finds too little.
         """
         where = choose_device(device)
         opened = Run.open(run)
         dataset = opened.dataset(data)
-        return cls(opened.load_model(dataset, where), dataset, where)
-
-    def recommend(
-        self,
-        users: str | Sequence[str] | None = None,
-        histories: History | Sequence[History] | None = None,
-        k: int = 10,
-        filter_seen: bool = True,
-        exclude: Iterable[str] = (),
-    ) -> Recommendations:
-        """Recommend items to known users, or after histories that need not have been seen in training.
-
-        A batch gives each request the answer it gets alone (scores to rounding). The model reads the newest
-        `data.max_length` events of the run; `filter_seen` regards all of them.
-
-        Args:
-            users: a raw user id or several. A user's history is all that the prepared data hold, the
-                validation and test events included, for that is what one recommends from in production.
-            histories: one history or several; give either this or `users`. A history is a sequence of pairs
-                of a raw item id and a moment in seconds since 1970, in any order, or of raw item ids alone,
-                oldest first. The latter are assumed to lie evenly apart, by the median gap between the
-                training events of a user, the newest at the moment of the newest event of the data set.
-                `[]` is one empty history.
-            k: items of each answer; less if the catalogue has no more.
-            filter_seen: leave out the items of the history.
-            exclude: raw ids of items that no answer may hold; unknown ones are reported.
-
-        Returns:
-            an answer for each request, in the given order. A history without a known item is answered by
-            popularity, the number of training events; its `source` says so. Unknown items are ignored and
-            reported in `unknown`.
-
-        Raises:
-            UserError: a user is unknown, a history is malformed, `k` is below 1, or not exactly one of
-                `users` and `histories` is given.
-        """
-        if (users is None) == (histories is None):
-            raise UserError("give either users or histories, and not both.")
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise UserError(f"k = {k!r} is not a number of items: give a whole number from 1 on.")
-        k = min(int(k), len(self.catalogue))
-        if isinstance(exclude, str):
-            exclude = [exclude]
-        requests: Sequence[str] | Sequence[int]
-        unknown: Sequence[tuple[str, ...]]
-        if users is not None:
-            requests = [users] if isinstance(users, str) else list(users)
-            rows = self._rows_of(requests)
-            log, unknown = self.dataset.events, [()] * len(requests)
-            user_numbers = rows
-        else:
-            assert histories is not None
-            parsed = parse_histories(as_list_of_histories(histories), self._item_numbers, self._invented)
-            log, unknown = parsed.log, parsed.unknown
-            requests = range(1, log.num_users + 1)
-            rows = np.arange(log.num_users)
-            user_numbers = np.full(log.num_users, -1, dtype=np.int64)
-        excluded = list(dict.fromkeys(exclude))
-        blocked = np.array([self._item_numbers.get(item, 0) for item in excluded], dtype=np.int64)
-        numbers, scores = self._top(log, rows, user_numbers, k, filter_seen, blocked)
-        empty = log.starts[rows] == log.starts[rows + 1]
-        sources: list[Source] = ["popularity" if is_empty else "model" for is_empty in empty]
-        numbers[empty], scores[empty] = self._popular(k, blocked)
-        missing = tuple(item for item in excluded if item not in self._item_numbers)
-        return Recommendations(requests, numbers, scores, sources, unknown, missing, self.catalogue)
+        return cls(opened.load_model(dataset, where), dataset, where, index)
 
     def history(self, user: str) -> list[tuple[str, int]]:
         """All events of a known user as (raw item id, seconds since 1970), oldest first.
@@ -133,86 +96,156 @@ class Recommender:
         Raises:
             UserError: the user is unknown.
         """
-        log, row = self.dataset.events, int(self._rows_of([user])[0])
-        span = slice(log.starts[row], log.starts[row + 1])
-        ids = self.catalogue["item_id"][(log.items[span] - 1).tolist()].to_list()
-        return list(zip(ids, log.times[span].tolist(), strict=True))
+        stored = self._users.stored(int(self._users.rows_of([user])[0]))
+        ids = self.served.shelf.ids
+        return [(ids[item - 1], time) for item, time in zip(stored.items, stored.times.tolist(), strict=True)]
 
-    def _rows_of(self, users: Sequence[str]) -> NDArray[np.int64]:
-        for user in users:
-            if not isinstance(user, str):
-                raise UserError(f"user {user!r} is not text: raw ids are texts, write {str(user)!r}.")
-            if user not in self._user_rows:
-                raise UserError(
-                    f"user {user!r} is not among the {len(self._user_rows):,} users of {self.dataset.path}: "
-                    "check the id, prepare data under rules that keep the user, or give a history instead."
-                )
-        return np.array([self._user_rows[user] for user in users], dtype=np.int64)
+    def explain(
+        self,
+        users: str | Sequence[str] | None = None,
+        histories: History | Sequence[History] | None = None,
+        items: Sequence[str] | None = None,
+        num_reasons: int = 5,
+        **options: Any,
+    ) -> list[Explanation]:
+        """Answer as `recommend` does and say why.
+
+        Args:
+            users: see `recommend`.
+            histories: see `recommend`.
+            items: raw ids to explain instead of the recommended items, ranked among each other.
+            num_reasons: events of the history to name for each item.
+            options: further arguments of `recommend`.
+
+        Raises:
+            UserError: an item is unknown, or see `recommend`.
+        """
+        if items is not None:
+            for item in items:
+                self.served.shelf.number_of(item)
+            options = {**options, "include": items, "k": max(1, len(items)), "filter_seen": False}
+        return explain(self, self.prepare(users, histories, **options), num_reasons)
 
     @torch.inference_mode()
-    def _top(
+    def add_items(
         self,
-        log: EventLog,
-        rows: NDArray[np.int64],
-        users: NDArray[np.int64],
-        k: int,
-        filter_seen: bool,
-        blocked: NDArray[np.int64],
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Best item numbers and scores of each row of a log (N x k); rows without events are left empty."""
-        numbers = np.zeros((len(rows), k), dtype=np.int64)
-        scores = np.full((len(rows), k), -np.inf)
-        starts, ends = log.starts[rows], log.starts[rows + 1]
-        lengths = np.minimum(ends - starts, self._model.catalog.max_length)
-        order = np.argsort(-lengths, kind="stable")  # equal lengths share a batch, so that padding is rare
-        order = order[lengths[order] > 0]
-        size = max(1, min(_CHUNK_REQUESTS, _CHUNK_SCORES // len(self._candidates)))
-        for chunk in (order[first : first + size] for first in range(0, len(order), size)):
-            windows = Windows((ends - lengths)[chunk], lengths[chunk], lengths[chunk], users[chunk])
-            batch = make_batch(log, windows).to(self._device)
-            table = self._model.scores(batch, self._candidates)
-            if filter_seen:
-                whole = (ends - starts)[chunk]
-                seen = torch.from_numpy(log.items[ranges(starts[chunk], whole)].astype(np.int64))
-                table[torch.from_numpy(np.repeat(np.arange(len(chunk)), whole)), seen] = -torch.inf
-            table[:, torch.from_numpy(blocked)] = -torch.inf
-            best, found = (part.cpu().numpy() for part in table.topk(k, dim=1))
-            if np.isnan(best).any():  # not a number sorts as the largest
-                raise UserError("the model's scores are not numbers: it has diverged, train it again.")
-            ranked = np.lexsort((found, -best))
-            best, found = np.take_along_axis(best, ranked, 1), np.take_along_axis(found, ranked, 1)
-            numbers[chunk] = np.where(best > -np.inf, found, 0)
-            scores[chunk] = best
-        return numbers, scores
+        items: pl.DataFrame | Sequence[Mapping[str, Any]],
+        vectors: Mapping[str, Vectors] | None = None,
+        encoders: Mapping[str, str] | None = None,
+        image_root: Path | None = None,
+    ) -> None:
+        """Make items recommendable that came after training, through their text, pictures and so on.
 
-    def _popular(self, k: int, blocked: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Item numbers and counts of training events, most frequent first, filled up with 0."""
-        allowed = self._by_popularity[~np.isin(self._by_popularity, blocked)][:k]
-        numbers = np.zeros(k, dtype=np.int64)
-        scores = np.full(k, -np.inf)
-        numbers[: len(allowed)] = allowed
-        scores[: len(allowed)] = self._train_counts[allowed]
-        return numbers, scores
+        They live in this object alone: the run and the data set stay as they are. They may stand in
+        histories, have the popularity 0, and are found by every argument of `recommend`.
 
-    @cached_property
-    def _train_counts(self) -> NDArray[np.int64]:
-        log = self.dataset.events
-        return np.bincount(log.items[log.train_mask()], minlength=len(self.catalogue) + 1)
+        Args:
+            items: a row an item: item_id; title, brand, categories (a list), text and image (a path) where
+                there are any. Without `text` it is made of title, categories and brand as `hm4sr prepare`
+                makes it by default.
+            vectors: vectors by modality, a row an item (None: the item lacks it). The other modalities are
+                encoded from `text` and `image` by the encoders that made the features of the data set.
+            encoders: where those encoders are, by modality, if not where the data set's features say.
+            image_root: folder that the pictures' paths are relative to; the data set's if left out.
 
-    @cached_property
-    def _by_popularity(self) -> NDArray[np.int64]:
-        """Item numbers, most training events first; ties in the order of the catalogue."""
-        order: NDArray[np.int64] = np.argsort(-self._train_counts[1:], kind="stable") + 1
-        return order
+        Raises:
+            UserError: the model cannot judge items it was not trained on, an id is taken, an item has no
+                modality, or vectors, a picture or an encoder cannot be used. Nothing is added then.
+        """
+        with self._adding:
+            served = self.served
+            table = read_new_items(items, served.shelf)
+            widths = {name: given.vectors.shape[1] for name, given in self.model.catalog.features.items()}
+            ranker = served.ranker
+            if not widths or not isinstance(ranker, DotProductRanker):
+                raise self._knows_trained_items_alone()
+            sources = FeatureSources(vectors or {}, encoders or {}, image_root)
+            found = self.model.new_item_vectors(new_features(table, self.dataset, widths, sources))
+            if found is None:
+                raise self._knows_trained_items_alone()
+            longer = Served(served.shelf.extended(table), ranker.extended(found[1:].cpu().numpy()))
+            self.model.append_items(found[1:])
+            self.served = longer
 
-    @cached_property
-    def _invented(self) -> InventedTimes:
-        """What a history without moments is given: the newest moment of the data and the median gap."""
-        log = self.dataset.events
-        train = log.train_mask()
-        same = train[1:] & (log.users[1:] == log.users[:-1])
-        gaps = np.diff(log.times)[same]
-        return InventedTimes(
-            last=int(log.times.max(initial=0)) if log.num_events else 0,
-            gap=int(np.median(gaps)) if len(gaps) else 0,
+    def _knows_trained_items_alone(self) -> UserError:
+        return UserError(
+            f"the model {self.model.name} judges only items it was trained on: train one that reads "
+            "text or pictures, such as hm4sr, or train again with the new items."
         )
+
+    @torch.inference_mode()
+    def gates(self, histories: PaddedHistories) -> Mapping[str, Floats]:
+        """Weights of the experts at each event (B x L x K), by the name of the gate."""
+        found = self.model.gates(self._batch(histories))
+        return {name: weights.float().cpu().numpy() for name, weights in found.items()}
+
+    def _ranker(self) -> Ranker:
+        vectors = self.model.fix_items().detach().cpu().numpy()
+        if type(self.model).scores is not SeqRecModel.scores:
+            return TableRanker(self._table, vectors)
+        return DotProductRanker(self._encode, vectors, self.model.blocks())
+
+    def _use_index(self, config: IndexConfig) -> None:
+        """Search by the configured index from now on."""
+        shelf, ranker = self.served.shelf, self.served.ranker
+        if isinstance(ranker, DotProductRanker):
+            index = build_index(config, ranker.vectors, self._queries)
+            self.served = Served(shelf, replace(ranker, index=index))
+        elif config.kind == "faiss":
+            raise UserError(
+                f"the scores of {self.model.name} are no dot products, so no index can find its items: "
+                'set index.kind to "exact".'
+            )
+
+    def _queries(self, count: int) -> Floats:
+        """Vectors of the histories of some users; of the items' own vectors where there are no users."""
+        log = self.dataset.events
+        users = np.flatnonzero(np.diff(log.starts) > 0)
+        rng = numpy_generator(0, "index")
+        if not len(users):
+            vectors = self.served.ranker.vectors[1:]
+            return vectors[rng.choice(len(vectors), min(count, len(vectors)), replace=False)]
+        chosen = np.sort(rng.choice(users, min(count, len(users)), replace=False))
+        names = self.dataset.users["user_id"].gather(chosen).to_list()
+        requests = self.prepare(names).requests
+        rows = np.arange(len(requests))
+        parts = [self._encode(requests.padded(rows[at : at + 64], self.max_length)) for at in rows[::64]]
+        return np.concatenate(parts)
+
+    @torch.inference_mode()
+    def _encode(self, histories: PaddedHistories) -> Floats:
+        """Vectors of histories (B x Q)."""
+        vectors: Floats = self.model.last_hidden(self._batch(histories)).float().cpu().numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def _table(self, histories: PaddedHistories) -> Floats:
+        """The model's own scores of the whole catalogue (B x V)."""
+        scores = self.model.scores(self._batch(histories), self.model.items_now())
+        table: Floats = scores.float().cpu().numpy()
+        return table
+
+    def _batch(self, histories: PaddedHistories) -> SeqBatch:
+        tensors = (
+            torch.from_numpy(values)
+            for values in (
+                histories.items,
+                histories.times,
+                histories.lengths,
+                np.zeros_like(histories.items),
+                histories.users,
+            )
+        )
+        return SeqBatch(*tensors).to(self._device)
+
+
+def invented_times(dataset: Dataset) -> InventedTimes:
+    """What a history without moments is given: the newest moment of the data and the median gap."""
+    log = dataset.events
+    train = log.train_mask()
+    same = train[1:] & (log.users[1:] == log.users[:-1])
+    gaps = np.diff(log.times)[same]
+    return InventedTimes(
+        last=int(log.times.max(initial=0)) if log.num_events else 0,
+        gap=int(np.median(gaps)) if len(gaps) else 0,
+    )

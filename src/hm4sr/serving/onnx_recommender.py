@@ -1,0 +1,97 @@
+"""Recommendations from an export, with onnxruntime and numpy; torch is not needed.
+
+recommender = OnnxRecommender.load("exports/games")
+print(recommender.recommend(histories=[("B0001", 1405296000), ("B0002", 1405382400)]).table())
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from hm4sr.data.dataset import EventLog
+from hm4sr.errors import UserError
+from hm4sr.files import read_json, verify_files
+from hm4sr.serving.base import BaseRecommender, Served
+from hm4sr.serving.histories import InventedTimes
+from hm4sr.serving.ranker import DotProductRanker
+from hm4sr.serving.requests import PaddedHistories, Users
+from hm4sr.serving.search import Floats
+from hm4sr.serving.shelf import Shelf
+
+FORMAT = "hm4sr-onnx"
+VERSION = 1
+FILES = ["encoder.onnx", "items.parquet", "items.safetensors"]
+INPUTS = ("items", "times", "lengths")
+
+
+class OnnxRecommender(BaseRecommender):
+    """Answers as `Recommender` does, after given histories: an export holds no users."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], vectors: Floats, session: Any):
+        self._session = session
+        self._inputs = [value.name for value in session.get_inputs()]  # a model without time has no times
+        table = pl.read_parquet(folder / "items.parquet")
+        counts = np.concatenate([[0], table["events"].to_numpy()]).astype(np.int64)
+        blocks = {name: slice(*ends) for name, ends in manifest["blocks"].items()}
+        super().__init__(
+            Served(Shelf(table, counts), DotProductRanker(self._encode, vectors, blocks)),
+            Users({}, _no_events(), f"the export {folder}"),
+            InventedTimes(**manifest["invented"]),
+            manifest["max_length"],
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, threads: int = 0) -> "OnnxRecommender":
+        """Load what `hm4sr export` wrote.
+
+        Args:
+            folder: the export.
+            threads: processor threads of the encoder; 0 leaves the choice to onnxruntime.
+
+        Raises:
+            UserError: no export is there, a file is damaged, or onnxruntime is not installed.
+        """
+        folder = Path(folder)
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(
+                "an export is run by onnxruntime: install it with `pip install 'hm4sr[export]'`."
+            ) from error
+        if not (folder / "manifest.json").is_file():
+            raise UserError(f"{folder} is not an export (no manifest.json): run `hm4sr export` first.")
+        manifest = read_json(folder / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise UserError(f"{folder} is not an export: give a folder written by `hm4sr export`.")
+        if manifest.get("version") != VERSION:
+            raise UserError(f"{folder} was written by another version of hm4sr: export again.")
+        verify_files(folder, manifest["files"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            vectors = load_file(folder / "items.safetensors")["vectors"]
+            session = onnxruntime.InferenceSession(
+                str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{folder} cannot be read by this onnxruntime ({error}): export again."
+            ) from error
+        return cls(folder, manifest, vectors, session)
+
+    def _encode(self, histories: PaddedHistories) -> Floats:
+        """Vectors of histories (B x Q)."""
+        given = {name: np.ascontiguousarray(getattr(histories, name)) for name in self._inputs}
+        vectors: Floats = self._session.run(None, given)[0]
+        return vectors
+
+
+def _no_events() -> EventLog:
+    nothing = np.zeros(0, dtype=np.int64)
+    return EventLog(nothing.astype(np.int32), nothing, np.zeros(1, dtype=np.int64), nothing, nothing)
