@@ -13,6 +13,11 @@ from hm4sr.nn.init import linear
 LAYER_NORM_EPS = 1e-12
 
 
+def take_position(x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    """One position of each row."""
+    return x.gather(1, position[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and earlier ones.
 
@@ -46,10 +51,9 @@ class CausalSelfAttention(nn.Module):
     def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """What `forward` gives at one position of each row, without dropout."""
         B, L, D = x.shape
-        rows = torch.arange(B, device=x.device)
         to_query, to_key_value = torch.split(self.query_key_value.weight, [D, 2 * D])
         bias_query, bias_key_value = torch.split(self.query_key_value.bias, [D, 2 * D])
-        query = F.linear(x[rows, position], to_query, bias_query).view(B, self.heads, 1, -1)
+        query = F.linear(take_position(x, position), to_query, bias_query).view(B, self.heads, 1, -1)
         heads = F.linear(x, to_key_value, bias_key_value).view(B, L, 2, self.heads, D // self.heads)
         key, value = heads.permute(2, 0, 3, 1, 4)
         past = torch.arange(L, device=x.device) <= position[:, None]
@@ -78,7 +82,7 @@ class TransformerLayer(nn.Module):
 
     def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """What the layer gives at one position of each row, without dropout."""
-        own = x[torch.arange(len(x), device=x.device), position]
+        own = take_position(x, position)
         return self._feed_forward(self.norm_attention(own + self.attention.at(x, position)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:

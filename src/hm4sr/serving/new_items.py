@@ -12,6 +12,7 @@ import torch
 from hm4sr.data.catalogue import FIELDS, build_items, category_separator, read_catalogue
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.prepare import PrepareConfig
+from hm4sr.data.sources import BadRows, TableSource
 from hm4sr.errors import UserError
 from hm4sr.features.new import encode_pictures, encode_texts
 from hm4sr.features.store import read_feature_manifest
@@ -83,7 +84,10 @@ def read_new_items_file(path: Path, dataset: Dataset) -> tuple[pl.DataFrame, Pat
     """
     rules = {**PrepareConfig().model_dump(mode="json"), **dataset.manifest["rules"]}
     fields = {name: rules[f"{name}_column"] for name in FIELDS}
-    catalogue = read_catalogue(path, rules["item_column"], fields, (), rules["text_columns"])
+    source = TableSource(path, path)  # of which only the items are read
+    catalogue = read_catalogue(
+        source, BadRows("error"), rules["item_column"], fields, (), rules["text_columns"]
+    )
     setting = rules["category_separator"]
     if setting == "auto":  # what was recognised then, whatever occurs in the new file
         setting = dataset.manifest["statistics"].get("category_separator") or "none"
