@@ -13,8 +13,9 @@ from hm4sr.errors import UserError
 from hm4sr.features import cache as cache_module
 from hm4sr.features.builtin import BuiltinText
 from hm4sr.features.cache import VectorCache
-from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.features.extract import extract
 from hm4sr.features.report import Coverage
+from hm4sr.features.settings import FeatureConfig
 from hm4sr.features.store import load_features, read_feature_manifest
 
 
