@@ -16,6 +16,11 @@ from hm4sr.features.encoder import BUILTIN, Modality
 from hm4sr.features.settings import FeatureConfig
 from hm4sr.features.work import Finished, Unit, make_work
 
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves its workers wherever something else runs
+}
+
 
 class Worker:
     """Encodes the units it is given; mistakes of the user come back as sentences.
@@ -67,7 +72,8 @@ def run_distributed(
         raise UserError(
             "--workers needs ray: install it with `pip install 'hm4sr[distributed]'`, or leave it out."
         )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for setting, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(setting, value)
     import ray
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
