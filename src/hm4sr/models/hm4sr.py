@@ -74,6 +74,8 @@ class HM4SRConfig(TransformerConfig):
     """Make padding a class of the training softmax, as RecBole does."""
     learn_missing: bool = True
     """A learned vector stands in for a missing modality; otherwise the projection of zeros."""
+    aware_gates: bool = False
+    """Let the interactive gates know which modalities an item lacks, by a learned shift for each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -112,7 +114,10 @@ class HM4SR(SeqRecModel):
         self.interactive = None
         if c.interactive_experts:
             strength = [0.0] + [1.0] * (num_modalities - 1)
-            self.interactive = InteractiveMoE(num_modalities, c.dim, c.interactive_experts, strength, rng)
+            lacking = any(not bool(known.present[1:].all()) for known in catalog.features.values())
+            self.interactive = InteractiveMoE(
+                num_modalities, c.dim, c.interactive_experts, strength, rng, c.aware_gates and lacking
+            )
         self.time, self.temporal = None, None
         if c.temporal_experts:
             self.time = TimeEmbedding(
@@ -160,11 +165,18 @@ class HM4SR(SeqRecModel):
         B, L, _ = x.shape
         e = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
         if self.interactive is not None:
-            e = self.interactive(e)
+            e = self.interactive(e, self._missing(batch))
         if self.time is None or self.temporal is None:
             return e, None
         time: Tensor = self.time(batch.times)
         return self.temporal(e, time), time
+
+    def _missing(self, batch: SeqBatch) -> Bool[Tensor, "B L _"] | None:
+        """Which modalities beside the ID each event's item lacks, where the gates want to know."""
+        if self.interactive is None or self.interactive.missing_shift is None:
+            return None
+        parts = [self.projections[name].get_buffer("missing")[batch.items] for name in self.modalities[1:]]
+        return torch.stack(parts, dim=-1)
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
