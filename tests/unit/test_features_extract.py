@@ -128,8 +128,8 @@ def test_a_damaged_cache_is_encoded_again(shop: Dataset) -> None:
 
 def test_half_precision_is_stored_and_cached_apart(shop: Dataset) -> None:
     run(shop, text="builtin")
-    assert run(shop, text="builtin", dtype="float16", text_name="half")[0].encoded == 3
-    whole, half = load_features(shop, "text").vectors, load_features(shop, "half").vectors
+    assert run(shop, text="builtin", dtype="float16", text_name="small")[0].encoded == 3
+    whole, half = load_features(shop, "text").vectors, load_features(shop, "small").vectors
     assert str(half.dtype) == "torch.float16"
     np.testing.assert_allclose(half.float(), whole, atol=1e-3)
 
@@ -213,6 +213,8 @@ def test_mistakes_are_one_sentence(shop: Dataset, tmp_path: Path) -> None:
     cases: list[tuple[Dataset, dict[str, Any], str]] = [
         (shop, {}, "nothing to encode"),
         (shop, {"text": "builtin", "image": "builtin", "image_name": "text"}, "two different names"),
+        (shop, {"text": "builtin", "text_name": "half"}, "--text-name half would clash"),
+        (shop, {"image": "builtin", "image_name": "id"}, "--image-name id would clash"),
         (shop, {"image": "builtin", "image_root": tmp_path / "nowhere"}, "does not exist.*--image-root"),
         (shop, {"image": "builtin", "image_root": tmp_path}, "none of the 5 pictures.*no such file"),
         (bare, {"text": "builtin"}, "has no texts"),

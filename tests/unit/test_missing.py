@@ -15,9 +15,9 @@ from hm4sr.data.interactions import leave_one_out
 from hm4sr.errors import UserError
 from hm4sr.features.store import load_features, save_features
 from hm4sr.training.catalog import build_catalog, drop
-from hm4sr.training.loop import TrainedModel, train
+from hm4sr.training.loop import TrainedModel, build_model, train
 from hm4sr.training.settings import Experiment
-from hm4sr.types import ItemFeatures
+from hm4sr.types import ItemFeatures, SeqBatch
 
 USERS, ITEMS, TASTES, LENGTH = 600, 240, 8, 12
 
@@ -158,31 +158,59 @@ def test_every_way_of_missing_trains(shop: Dataset, share: float, model: dict[st
     assert np.isfinite(trained.report["test"]["ndcg@10"])
 
 
-def exposure(trained: TrainedModel, shop: Dataset) -> NDArray[np.int64]:
-    """How often each item stands among a user's ten best."""
-    log, model = shop.events, trained.model.eval()
-    lengths = np.full(USERS, LENGTH - 1)
-    windows = Windows(log.starts[:-1], lengths, lengths, np.arange(USERS))
+def test_aware_gates_start_as_the_others_and_move_where_something_is_missing(shop: Dataset) -> None:
+    data = {"features": ["text", "first"]}
+    plain = build_model(experiment(shop, data), shop, torch.device("cpu")).eval()
+    aware = build_model(experiment(shop, data, aware_gates=True), shop, torch.device("cpu")).eval()
+    batch = first_events(shop)
+    before = aware.encode(batch)
+    assert before.equal(plain.encode(batch))
+    shift = dict(aware.named_parameters())["interactive.missing_shift"]
+    assert shift.shape == (2, 3, 4)
+    with torch.no_grad():
+        shift[0, :, 0] += 3.0  # modalities stand by name, so 0 is "first"
+    lacking = ~load_features(shop, "first").present[batch.items[:, 0]]
+    moved = (aware.encode(batch)[:, 0] - before[:, 0]).abs().amax(1) > 1e-6
+    assert moved.equal(lacking)
+    assert 0 < lacking.sum() < len(lacking)
+
+
+def test_gates_have_nothing_to_learn_where_nothing_is_missing(shop: Dataset) -> None:
+    whole = experiment(shop, {"features": ["text", "picture"]}, aware_gates=True)
+    model = build_model(whole, shop, torch.device("cpu"))
+    assert not [name for name, _ in model.named_parameters() if "missing" in name or "stand_in" in name]
+
+
+def first_events(shop: Dataset) -> SeqBatch:
+    """Every user's history but the last event."""
+    log, lengths = shop.events, np.full(USERS, LENGTH - 1)
+    return make_batch(log, Windows(log.starts[:-1], lengths, lengths, np.arange(USERS)))
+
+
+def recommended(trained: TrainedModel, shop: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each item, the probability over all users, and how often it is among a user's ten best."""
+    model = trained.model.eval()
     with torch.inference_mode():
-        best = model.scores(make_batch(log, windows), model.fix_items()).topk(10, dim=1).indices
-    return np.bincount(best.numpy().ravel(), minlength=ITEMS + 1)
+        scores = model.scores(first_events(shop), model.fix_items())
+    best = np.bincount(scores.topk(10, dim=1).indices.numpy().ravel(), minlength=ITEMS + 1)
+    return scores.softmax(1).sum(0).double().numpy(), best.astype(np.float64)
 
 
-def test_items_without_a_picture_are_shown_neither_more_nor_less(shop: Dataset) -> None:
-    """Each item is judged twice, with and without its picture, so that popularity cancels.
+def test_items_without_a_picture_get_their_share(shop: Dataset) -> None:
+    """Each item is judged twice, with and without its picture, so that popularity cancels: one half is fair.
 
-    If the lack did not matter, which of an item's two counts belongs to the lack would be a coin's throw:
-    the share of the counts without pictures is one half, with the standard deviation computed below.
+    The probability given to items without pictures is what training sets: over items that trade places its
+    share varies by 0.004 (one standard deviation), and a few epochs leave it near its optimum. Among the ten
+    best, items of which less is known come up a little less often even so, for their scores are less extreme.
+    The tolerance of 0.1 tells the learned stand-in from those that were left out: the mean of the present
+    vectors (0.36 in the simulated shop) and a score scaled to the modalities present (0.61).
     """
-    half = load_features(shop, "first").present.numpy()
-    counts = [
-        exposure(train(experiment(shop, {"features": [name]}), shop), shop) for name in ("first", "second")
-    ]
-    without = np.where(half, counts[1], counts[0])[1:]
-    with_picture = np.where(half, counts[0], counts[1])[1:]
-    total = without.sum() + with_picture.sum()
-    deviation = np.sqrt(((without - with_picture) ** 2).sum()) / (2 * total)
-    share = without.sum() / total
-    print("share", share, "deviation", deviation)
-    assert deviation < 0.03, "the two models differ too much for a verdict"
-    assert abs(share - 0.5) < 3 * deviation
+    has = load_features(shop, "first").present.numpy()
+    one, other = (
+        recommended(train(experiment(shop, {"features": ["text", name]}), shop), shop)
+        for name in ("first", "second")
+    )
+    for measured, tolerance in ((0, 0.03), (1, 0.1)):
+        without = np.where(has, other[measured], one[measured])[1:].sum()
+        share = without / (one[measured][1:].sum() + other[measured][1:].sum())
+        assert abs(share - 0.5) < tolerance

@@ -59,6 +59,7 @@ def extract(dataset: Dataset, config: FeatureConfig) -> list[Coverage]:
         raise UserError(
             f"--text-name and --image-name are both {config.text_name!r}: give two different names."
         )
+    _check_names(config)
     texts = _texts(dataset) if config.text is not None else []
     paths = _paths(dataset, config) if config.image is not None else []
     text_work = make_work(config, "text") if config.text is not None else None
@@ -69,6 +70,18 @@ def extract(dataset: Dataset, config: FeatureConfig) -> list[Coverage]:
     if image_work is not None:
         reports.append(_extract_pictures(dataset, config, paths, image_work))
     return reports
+
+
+def _check_names(config: FeatureConfig) -> None:
+    """Models keep the parts of a modality under its name, which must not be one of torch's or the ID's."""
+    from torch import nn
+
+    for option, encoder, name in (
+        ("--text-name", config.text, config.text_name),
+        ("--image-name", config.image, config.image_name),
+    ):
+        if encoder is not None and (name == "id" or hasattr(nn.ModuleDict, name)):
+            raise UserError(f"{option} {name} would clash with a part of the models: give another name.")
 
 
 def _extract_texts(
