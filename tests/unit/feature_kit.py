@@ -4,6 +4,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -93,19 +94,24 @@ def make_vit(folder: Path) -> Path:
         initializer_range=0.5,
     )
     ViTModel(config).save_pretrained(folder)
-    about = {
-        "image_processor_type": "ViTImageProcessor",
+    about = preprocessor("ViTImageProcessor", resample=2)
+    (folder / "preprocessor_config.json").write_text(json.dumps(about))
+    return folder
+
+
+def preprocessor(kind: str, **more: Any) -> dict[str, Any]:
+    """Settings of an image processor that resizes to 32 x 32 and scales to -1..1."""
+    return {
+        "image_processor_type": kind,
         "do_resize": True,
         "size": {"height": 32, "width": 32},
-        "resample": 2,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
+        **more,
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(about))
-    return folder
 
 
 def noise(width: int, height: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -195,17 +201,7 @@ def make_clip(folder: Path, tower: str | None = None) -> Path:
         pad_token="[PAD]",
         model_max_length=16,
     ).save_pretrained(folder)
-    about = {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"height": 32, "width": 32},
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
+    about = preprocessor("CLIPImageProcessor", do_center_crop=False)
     (folder / "preprocessor_config.json").write_text(json.dumps(about))
     return folder
 

@@ -235,7 +235,10 @@ def test_what_a_model_lacks_is_said(models: dict[str, Path], tmp_path: Path) -> 
     config = transformers.AutoConfig.from_pretrained(models["bert"])
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(poolerless)
     (poolerless / "vocab.txt").write_text((models["bert"] / "vocab.txt").read_text())
+    half = make_sentence_model(tmp_path / "half")
+    (half / "1_Pooling" / "config.json").unlink()
     cases: list[tuple[Any, Path, str, dict[str, Any], str]] = [
+        (encode, half, "auto", {}, "1_Pooling has no config.json"),
         (encode, models["bert"], "auto", {"layer": 3}, "has 2 layers: --layer 3"),
         (encode, models["bert"], "auto", {"layer": -4}, "has 2 layers: --layer -4"),
         (encode, models["bert"], "projection", {}, "has no projection"),

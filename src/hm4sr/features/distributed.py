@@ -105,8 +105,8 @@ def _connect(config: FeatureConfig) -> None:
 
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if config.address is None:
-        cores = max(config.workers, len(os.sched_getaffinity(0)))
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        ray.init(address="local", num_cpus=max(config.workers, cores), include_dashboard=False, **quiet)
         return
     try:
         ray.init(address=config.address, **quiet)

@@ -14,7 +14,7 @@ from typing import Any
 
 from hm4sr.errors import UserError
 from hm4sr.features.encoder import BUILTIN, Modality, Pooling, Precision
-from hm4sr.features.sentence import is_sentence_model, model_folder, recipe_files
+from hm4sr.features.sentence import is_sentence_model, model_folder, recipe_files, step_folders
 from hm4sr.files import read_json, sha256
 
 logger = logging.getLogger(__name__)
@@ -171,6 +171,10 @@ def quiet() -> Iterator[None]:
 
 def _check_files(folder: Path, name: str, modality: Modality) -> None:
     option = f"--{modality} {name}"
+    if is_sentence_model(folder):
+        for step in step_folders(folder):
+            if not (step / "config.json").is_file():
+                raise UserError(f"{option}: {step} has no config.json: download the model again.")
     folder = model_folder(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{option}: {folder} has no config.json: give the folder of a transformers model.")

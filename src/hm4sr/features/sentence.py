@@ -38,6 +38,7 @@ class Recipe:
         dense: folders of linear layers, in order.
         normalise: whether the vector is scaled to length 1.
         max_length: longest text in tokens; None leaves it to the model.
+        lower: whether texts are put into lower case first.
         prompt: what is put in front of every text.
     """
 
@@ -45,7 +46,12 @@ class Recipe:
     dense: tuple[Path, ...] = ()
     normalise: bool = False
     max_length: int | None = None
+    lower: bool = False
     prompt: str = ""
+
+    def worded(self, text: str) -> str:
+        """A text as the model wants it."""
+        return self.prompt + (text.lower() if self.lower else text)
 
 
 def is_sentence_model(folder: Path) -> bool:
@@ -60,15 +66,19 @@ def model_folder(folder: Path) -> Path:
     return folder / _modules(folder)[0][1]
 
 
+def step_folders(folder: Path) -> list[Path]:
+    """Folders of the steps that have settings of their own."""
+    return [folder / path for kind, path in _modules(folder)[1:] if kind in ("Pooling", "Dense")]
+
+
 def recipe_files(folder: Path) -> list[Path]:
     """The files that decide the steps, for the encoder's key."""
     files = [
         folder / name
         for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
     ]
-    for _, path in _modules(folder)[1:]:
-        if path:
-            files += [folder / path / "config.json", folder / path / "model.safetensors"]
+    for step in step_folders(folder):
+        files += [step / "config.json", step / "model.safetensors"]
     return [file for file in files if file.is_file()]
 
 
@@ -98,7 +108,14 @@ def read_recipe(folder: Path, name: str) -> Recipe:
     limit = about.get("max_seq_length")
     prompts = _optional(folder / "config_sentence_transformers.json")
     prompt = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name")) or ""
-    return Recipe(pooling, tuple(dense), normalise, int(limit) if limit else None, prompt)
+    return Recipe(
+        pooling,
+        tuple(dense),
+        normalise,
+        max_length=int(limit) if limit else None,
+        lower=bool(about.get("do_lower_case")),
+        prompt=prompt,
+    )
 
 
 def load_dense(folder: Path, name: str) -> "nn.Module":

@@ -84,7 +84,7 @@ class PretrainedText:
         from hm4sr.features.tower import pool
 
         self._load()
-        prompted = [self.recipe.prompt + text for text in texts]
+        prompted = [self.recipe.worded(text) for text in texts]
         tokens = self._tokenizer(prompted, truncation=True, max_length=self.max_length, padding=False)
         lengths = np.array([len(ids) for ids in tokens["input_ids"]])
         order = np.argsort(-lengths, kind="stable")
