@@ -78,6 +78,7 @@ def test_encodes_reports_and_remembers(shop: Path) -> None:
         (["--text", "google-bert/no-such-copy-here"], "the model hub was not reachable"),
         (["--image", "/nowhere/vit"], "there is no such folder"),
         (["--text", "builtin", "--text-batch", "0"], "text_batch"),
+        (["--text", "builtin", "--levels"], "builtin has no layers"),
         (["--text", "builtin", "--cache", "/proc/nothing"], "--cache"),
     ],
 )
@@ -99,7 +100,17 @@ def test_a_folder_that_is_not_prepared(tmp_path: Path) -> None:
 
 def test_help_names_every_option_and_its_default() -> None:
     text = run("features", "--help").stdout
-    for option in ("--text", "--image", "--pooling", "--precision", "--dtype", "--cache", "[default: cls]"):
+    for option in (
+        "--text",
+        "--image",
+        "--pooling",
+        "--precision",
+        "--dtype",
+        "--cache",
+        "[default: auto]",
+        "--workers",
+        "--levels",
+    ):
         assert option in text
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from hm4sr.data.prepare import prepare
 from hm4sr.data.simulate import SimulateConfig, simulate
-from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.features.extract import extract
+from hm4sr.features.settings import FeatureConfig
 from hm4sr.training.loop import train
 from hm4sr.training.settings import Experiment
 

@@ -9,12 +9,12 @@ from hm4sr.features.builtin import BuiltinImage, BuiltinText
 def encode(texts: list[str]) -> np.ndarray:
     parts = list(BuiltinText().encode(texts))
     assert [row for rows, _ in parts for row in rows] == list(range(len(texts)))
-    return np.concatenate([vectors for _, vectors in parts])
+    return np.concatenate([encoded.vectors for _, encoded in parts])
 
 
 def describe(*pictures: Image.Image) -> np.ndarray:
     encoder = BuiltinImage(8)
-    return encoder.encode([encoder.prepare(picture) for picture in pictures])
+    return encoder.encode([encoder.prepare(picture) for picture in pictures]).vectors
 
 
 def drawn(shape: str, colour: str, shift: int = 0, stripes: bool = False) -> Image.Image:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from feature_kit import make_dataset, make_texts, noise
+import torch
+from feature_kit import make_bert, make_dataset, make_texts, make_vit, noise, png_header
 from PIL import Image
 
 from hm4sr.data.dataset import Dataset
@@ -13,8 +14,9 @@ from hm4sr.errors import UserError
 from hm4sr.features import cache as cache_module
 from hm4sr.features.builtin import BuiltinText
 from hm4sr.features.cache import VectorCache
-from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.features.extract import extract
 from hm4sr.features.report import Coverage
+from hm4sr.features.settings import FeatureConfig
 from hm4sr.features.store import load_features, read_feature_manifest
 
 
@@ -126,10 +128,70 @@ def test_a_damaged_cache_is_encoded_again(shop: Dataset) -> None:
 
 def test_half_precision_is_stored_and_cached_apart(shop: Dataset) -> None:
     run(shop, text="builtin")
-    assert run(shop, text="builtin", dtype="float16", text_name="half")[0].encoded == 3
-    whole, half = load_features(shop, "text").vectors, load_features(shop, "half").vectors
+    assert run(shop, text="builtin", dtype="float16", text_name="small")[0].encoded == 3
+    whole, half = load_features(shop, "text").vectors, load_features(shop, "small").vectors
     assert str(half.dtype) == "torch.float16"
     np.testing.assert_allclose(half.float(), whole, atol=1e-3)
+
+
+def test_levels_are_stored_cached_and_loaded(shop: Dataset, tmp_path: Path) -> None:
+    bert = str(make_bert(tmp_path / "bert"))
+    [first] = run(shop, text=bert, levels=True, precision="float32")
+    features = load_features(shop, "text")
+    assert features.levels is not None
+    assert features.start is not None
+    assert (features.levels.dtype, features.levels.shape) == (torch.float16, (7, 2, 32))
+    assert (features.start.dtype, features.start.shape) == (torch.float32, (32,))
+    assert (features.levels.abs().amax((1, 2)) > 0).tolist() == features.present.tolist()
+    torch.testing.assert_close(features.levels[:, -1].float(), features.vectors, atol=5e-3, rtol=2e-3)
+    assert counts(first) == (3, 0, 4, 2)
+    assert counts(run(shop, text=bert, levels=True, precision="float32")[0]) == (0, 3, 4, 2)
+    again = load_features(shop, "text")
+    assert again.levels is not None
+    assert again.levels.equal(features.levels)
+    run(shop, text=bert, precision="float32")
+    assert load_features(shop, "text").levels is None
+    with pytest.raises(UserError, match="builtin has no layers"):
+        run(shop, text="builtin", levels=True)
+
+
+def test_a_damaged_level_is_noticed(shop: Dataset, tmp_path: Path) -> None:
+    run(shop, text=str(make_bert(tmp_path / "bert")), levels=True)
+    file = shop.path / "features" / "text" / "levels.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"levels.safetensors has changed"):
+        load_features(shop, "text")
+
+
+def test_pictures_of_all_sorts_neither_stop_a_run_nor_change(tmp_path: Path) -> None:
+    """Truncated, CMYK, alpha, animated, 1 x 1, huge, wrong extension, not a picture at all."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    plain = Image.fromarray(noise(40, 30))
+    plain.convert("CMYK").save(root / "cmyk.jpg")
+    Image.fromarray(noise(40, 30, 4)).save(root / "alpha.png")
+    plain.save(root / "moving.gif", save_all=True, append_images=[plain.rotate(90)])
+    Image.new("RGB", (1, 1), "red").save(root / "dot.png")
+    Image.new("1", (3000, 2)).save(root / "thin.png")
+    plain.save(root / "png.png")
+    (root / "png.png").rename(root / "wrong.jpg")
+    plain.save(root / "cut.jpg")
+    (root / "cut.jpg").write_bytes((root / "cut.jpg").read_bytes()[:-200])
+    (root / "page.jpg").write_bytes(b"<html>gone</html>")
+    (root / "bomb.png").write_bytes(png_header(60_000, 60_000))
+    whole = ["cmyk.jpg", "alpha.png", "moving.gif", "dot.png", "thin.png", "wrong.jpg"]
+    broken = ["cut.jpg", "page.jpg", "bomb.png"]
+    names = [*whole, *broken]
+    dataset = make_dataset(tmp_path / "shop", ["a"] * len(names), names)
+    before = {file.name: file.read_bytes() for file in root.iterdir()}
+    [report] = run(dataset, image=str(make_vit(tmp_path / "vit")), image_batch=2, readers=3)
+    assert {file.name: file.read_bytes() for file in root.iterdir()} == before
+    assert [item.file for item in report.broken] == broken
+    features = load_features(dataset, "image")
+    assert features.present.tolist() == [False, *(name in whole for name in names)]
+    assert features.vectors.isfinite().all()
 
 
 def test_sources_are_not_touched(shop: Dataset) -> None:
@@ -151,6 +213,8 @@ def test_mistakes_are_one_sentence(shop: Dataset, tmp_path: Path) -> None:
     cases: list[tuple[Dataset, dict[str, Any], str]] = [
         (shop, {}, "nothing to encode"),
         (shop, {"text": "builtin", "image": "builtin", "image_name": "text"}, "two different names"),
+        (shop, {"text": "builtin", "text_name": "half"}, "--text-name half would clash"),
+        (shop, {"image": "builtin", "image_name": "id"}, "--image-name id would clash"),
         (shop, {"image": "builtin", "image_root": tmp_path / "nowhere"}, "does not exist.*--image-root"),
         (shop, {"image": "builtin", "image_root": tmp_path}, "none of the 5 pictures.*no such file"),
         (bare, {"text": "builtin"}, "has no texts"),

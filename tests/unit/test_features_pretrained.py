@@ -30,13 +30,13 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encode_texts(encoder: PretrainedText, texts: list[str]) -> np.ndarray:
     result = np.full((len(texts), 32), np.nan, dtype=np.float32)
-    for rows, vectors in encoder.encode(texts):
-        result[rows] = vectors
+    for rows, encoded in encoder.encode(texts):
+        result[rows] = encoded.vectors
     return result
 
 
 def encode_pictures(encoder: PretrainedImage, pictures: list[Image.Image]) -> np.ndarray:
-    return encoder.encode([encoder.prepare(picture) for picture in pictures])
+    return encoder.encode([encoder.prepare(picture) for picture in pictures]).vectors
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -209,8 +209,8 @@ def test_bfloat16_stays_close_to_float32() -> None:
         both = []
         for precision in ("float32", "bfloat16"):
             if name == "minilm-l6":
-                [(rows, vectors)] = PretrainedText(str(MODELS / name), "cls", precision, 16).encode(sources)
-                vectors = vectors[np.argsort(rows)]
+                [(rows, encoded)] = PretrainedText(str(MODELS / name), "cls", precision, 16).encode(sources)
+                vectors = encoded.vectors[np.argsort(rows)]
             else:
                 vectors = encode_pictures(PretrainedImage(str(MODELS / name), "cls", precision, 16), sources)
             both.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))

@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from hm4sr.data.dataset import Dataset
-from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.features.extract import extract
 from hm4sr.features.report import Coverage
+from hm4sr.features.settings import FeatureConfig
 
 _SHOWN = 10
 """Broken pictures printed; the manifest has them all."""
@@ -21,12 +22,15 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
         kind: Any = kinds[0] if kinds else field.annotation
         if get_origin(field.annotation) is Literal:
             kind = click.Choice(get_args(field.annotation))
-        text = (field.description or "").rstrip(".")
+        text = " ".join((field.description or "").split()).rstrip(".")
         if field.default is not None:
             text += f"  [default: {field.default}]"
         option = f"--{name.replace('_', '-')}"
         metavar = "ENCODER" if name in ("text", "image") else None
-        function = click.option(option, type=kind, default=None, help=text, metavar=metavar)(function)
+        flag = kind is bool
+        function = click.option(
+            option, type=None if flag else kind, is_flag=flag, default=None, help=text, metavar=metavar
+        )(function)
     return function
 
 
@@ -36,10 +40,10 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 def command(dataset: Path, **settings: Any) -> None:
     """Encode the texts and the pictures of a prepared data set's items.
 
-    ENCODER is the folder of a model that transformers can load (BERT type for texts, ViT type for
-    pictures), its name on the model hub, or `builtin`, which needs no download. What was encoded before
-    comes from a cache; an interrupted run continues. Pictures are only read; broken ones are reported and
-    left out.
+    ENCODER is the folder of a model that transformers can load (BERT type, sentence-transformers or CLIP for
+    texts, ViT type or CLIP for pictures), its name on the model hub, or `builtin`, which needs no download.
+    What was encoded before comes from a cache; an interrupted run continues. Pictures are only read; broken
+    ones are reported and left out.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     config = FeatureConfig.parse(given, "features")

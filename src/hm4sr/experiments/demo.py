@@ -16,7 +16,8 @@ from hm4sr.data.simulate import SimulateConfig, simulate
 from hm4sr.evaluation.metrics import summarise
 from hm4sr.evaluation.popularity import rank_by_popularity
 from hm4sr.experiments.page import Case, RunSummary, Shown, write_page
-from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.features.extract import extract
+from hm4sr.features.settings import FeatureConfig
 from hm4sr.training.run import Run, train_run
 from hm4sr.training.settings import Experiment
 

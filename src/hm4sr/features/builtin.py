@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hm4sr.errors import UserError
-from hm4sr.features.encoder import BUILTIN, Card, Vectors
+from hm4sr.features.encoder import BUILTIN, Card, Encoded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,15 +57,16 @@ class BuiltinText:
     """
 
     def __init__(self) -> None:
+        self.batch_size = TEXT_CHUNK
         self.card = Card.of(BUILTIN, {}, modality="text", width=TEXT_WIDTH, version=TEXT_VERSION)
 
-    def encode(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Vectors]]:
+    def encode(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Encoded]]:
         """Yield positions in `texts` and their vectors (n x 256)."""
         for start in range(0, len(texts), TEXT_CHUNK):
             chunk = texts[start : start + TEXT_CHUNK]
             words: dict[str, Floats] = {}
             vectors = np.stack([self._text(text, words) for text in chunk])
-            yield list(range(start, start + len(chunk))), vectors.astype(np.float32)
+            yield list(range(start, start + len(chunk))), Encoded(vectors.astype(np.float32))
 
     def _text(self, text: str, words: dict[str, Floats]) -> Floats:
         # A text of signs alone has no words; its letters still tell it from another.
@@ -114,9 +115,9 @@ class BuiltinImage:
         colours = _colour_histograms(np.asarray(small.convert("HSV"), dtype=np.float64) / 255.0)
         return np.concatenate([_unit(block) for block in (layout, colours, _edges(grey), _detail(grey))])
 
-    def encode(self, prepared: Sequence[NDArray[np.generic]]) -> Vectors:
+    def encode(self, prepared: Sequence[NDArray[np.generic]]) -> Encoded:
         """Vectors of a batch (n x F)."""
-        return np.stack(prepared).astype(np.float32)
+        return Encoded(np.stack(prepared).astype(np.float32))
 
 
 def _word(word: str) -> Floats:

@@ -1,6 +1,7 @@
 """Vectors by content: what was encoded once is never encoded again.
 
-    CACHE/<start of the encoder's key>/<name>.safetensors    "keys" (n x 32, uint8), "vectors" (n x F)
+    CACHE/<start of the encoder's key>/<name>.safetensors    "keys" (n x 32, uint8), "vectors" (n x F),
+                                                             "levels" (n x J x F, float16) where kept
 
 A shard is written whole under a name made of its keys and never changed, so that an interrupted run continues
 where it stopped and two runs may share a folder. A shard that is damaged is set aside, not believed.
@@ -25,6 +26,7 @@ from hm4sr.files import atomic_file
 logger = logging.getLogger(__name__)
 
 KEY_BYTES = 32
+_COLUMNS = ("vectors", "levels")
 SHARD_ROWS = 4096
 SHARD_SECONDS = 20.0
 """A shard is written after so many vectors or seconds: the most that a kill can cost."""
@@ -48,7 +50,7 @@ class VectorCache:
         self.folder = folder / encoder[:16]
         self._encoder = encoder
         self._places: dict[bytes, tuple[Path, int]] = {}
-        self._new: dict[bytes, NDArray[np.generic]] = {}
+        self._new: dict[bytes, tuple[NDArray[np.generic], ...]] = {}
         self._last_write = time.monotonic()
         try:
             self._read_keys()
@@ -71,13 +73,19 @@ class VectorCache:
     def __len__(self) -> int:
         return len(self._places) + len(self._new)
 
-    def add(self, keys: Iterable[bytes], vectors: NDArray[np.generic]) -> None:
-        """Remember one vector for each key; now and then they are written.
+    def add(
+        self,
+        keys: Iterable[bytes],
+        vectors: NDArray[np.generic],
+        levels: NDArray[np.generic] | None = None,
+    ) -> None:
+        """Remember one vector for each key, and its levels; now and then they are written.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        self._new.update(zip(keys, vectors, strict=True))
+        rows = zip(vectors, strict=True) if levels is None else zip(vectors, levels, strict=True)
+        self._new.update(zip(keys, rows, strict=True))
         if len(self._new) >= SHARD_ROWS or time.monotonic() - self._last_write >= SHARD_SECONDS:
             self.flush()
 
@@ -91,12 +99,13 @@ class VectorCache:
         if not self._new:
             return
         keys = np.frombuffer(b"".join(self._new), dtype=np.uint8).reshape(-1, KEY_BYTES)
-        vectors = np.stack(list(self._new.values()))
+        columns = [np.stack(column) for column in zip(*self._new.values(), strict=True)]
+        tensors = dict(zip(_COLUMNS, columns, strict=False))
         path = self.folder / f"{hashlib.sha256(keys.tobytes()).hexdigest()[:32]}.safetensors"
-        about = {"encoder": self._encoder, "sha256": _checksum(keys, vectors)}
+        about = {"encoder": self._encoder, "sha256": _checksum(keys, *columns)}
         try:
             with atomic_file(path) as temporary:
-                save_file({"keys": keys, "vectors": vectors}, temporary, metadata=about)
+                save_file({"keys": keys, **tensors}, temporary, metadata=about)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"the cache {self.folder} cannot be written ({error}): make room, or give another folder "
@@ -105,8 +114,8 @@ class VectorCache:
         self._places.update((key, (path, row)) for row, key in enumerate(self._new))
         self._new.clear()
 
-    def gather(self, keys: Sequence[bytes]) -> NDArray[np.generic]:
-        """Vectors of the given keys, in their order (shape n x F).
+    def gather(self, keys: Sequence[bytes], column: str = "vectors") -> NDArray[np.generic]:
+        """Vectors of the given keys, in their order (n x F), or their "levels" (n x J x F).
 
         Raises:
             KeyError: a key was never added.
@@ -119,11 +128,11 @@ class VectorCache:
         result: NDArray[np.generic] | None = None
         for path, places in wanted.items():
             with safe_open(path, framework="np") as file:
-                vectors = file.get_tensor("vectors")
+                values = file.get_tensor(column)
             if result is None:
-                result = np.empty((len(keys), vectors.shape[1]), dtype=vectors.dtype)
+                result = np.empty((len(keys), *values.shape[1:]), dtype=values.dtype)
             positions, rows = np.array(places).T
-            result[positions] = vectors[rows]
+            result[positions] = values[rows]
         if result is None:
             raise KeyError("no keys")
         return result
@@ -143,8 +152,9 @@ class VectorCache:
         try:
             with safe_open(path, framework="np") as file:
                 about = file.metadata() or {}
-                keys, vectors = file.get_tensor("keys"), file.get_tensor("vectors")
-            whole = about.get("encoder") == self._encoder and about.get("sha256") == _checksum(keys, vectors)
+                keys = file.get_tensor("keys")
+                columns = [file.get_tensor(name) for name in _COLUMNS if name in file.keys()]  # noqa: SIM118
+            whole = about.get("encoder") == self._encoder and about.get("sha256") == _checksum(keys, *columns)
         except (SafetensorError, ValueError, KeyError, TypeError):
             whole = False
         if whole:
@@ -154,10 +164,11 @@ class VectorCache:
         return []
 
 
-def _checksum(keys: NDArray[np.generic], vectors: NDArray[np.generic]) -> str:
-    digest = hashlib.sha256(f"{keys.shape} {vectors.shape} {vectors.dtype}".encode())
-    digest.update(np.ascontiguousarray(keys).tobytes())
-    digest.update(np.ascontiguousarray(vectors).tobytes())
+def _checksum(keys: NDArray[np.generic], *columns: NDArray[np.generic]) -> str:
+    shapes = " ".join(f"{column.shape} {column.dtype}" for column in columns)
+    digest = hashlib.sha256(f"{keys.shape} {shapes}".encode())
+    for column in (keys, *columns):
+        digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()
 
 

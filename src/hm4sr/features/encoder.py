@@ -15,9 +15,26 @@ if TYPE_CHECKING:
 BUILTIN = "builtin"
 """Name of the encoders that need no download."""
 
-Pooling = Literal["cls", "mean"]
-Precision = Literal["float32", "bfloat16"]
+Modality = Literal["text", "image"]
+Pooling = Literal["auto", "cls", "mean", "max", "last", "pooler", "projection"]
+Precision = Literal["auto", "float32", "bfloat16"]
 Vectors = NDArray[np.float32]
+Levels = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder makes of a batch.
+
+    Attributes:
+        vectors: one for each text or picture (n x F).
+        levels: [CLS] after each block (n x J x F), where they were asked for.
+        start: [CLS] before the first block (F), the same for every text or picture.
+    """
+
+    vectors: Vectors
+    levels: Levels | None = None
+    start: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -45,9 +62,10 @@ class TextEncoder(Protocol):
     """Texts in, one vector each out. Nothing heavy is loaded before the first `encode`."""
 
     card: Card
+    batch_size: int
 
-    def encode(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Vectors]]:
-        """Yield positions in `texts` and their vectors (n x F), in whatever order is fast."""
+    def encode(self, texts: Sequence[str]) -> Iterator[tuple[list[int], Encoded]]:
+        """Yield positions in `texts` and what was made of them, in whatever order is fast."""
         ...
 
 
@@ -61,6 +79,6 @@ class ImageEncoder(Protocol):
         """What `encode` needs of an RGB picture; called from several threads."""
         ...
 
-    def encode(self, prepared: Sequence[NDArray[Any]]) -> Vectors:
-        """Vectors of a batch (n x F)."""
+    def encode(self, prepared: Sequence[NDArray[Any]]) -> Encoded:
+        """What is made of a batch."""
         ...

@@ -6,54 +6,44 @@ Nothing is encoded twice: vectors are kept by the content of the text or picture
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field
 
-from hm4sr.config import Config
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.images import Pictures, find_pictures
 from hm4sr.errors import UserError
 from hm4sr.features.cache import VectorCache
-from hm4sr.features.encoder import BUILTIN, Card, ImageEncoder, Pooling, Precision, TextEncoder
-from hm4sr.features.pictures import PictureError, picture_key, prepared, read_ahead
+from hm4sr.features.encoder import BUILTIN, Card, Encoded, Modality
+from hm4sr.features.pictures import PictureError, picture_key, read_ahead
 from hm4sr.features.report import Broken, Coverage
+from hm4sr.features.settings import FeatureConfig
+from hm4sr.features.work import UNIT_BATCHES, Finished, Unit, Work, make_work, split
 from hm4sr.progress import Progress
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+_START = hashlib.sha256(b"what enters the first layer").digest()
+"""Key of the encoder's own row in the cache: level 0, which is the same for every item."""
 
 
-class FeatureConfig(Config):
-    """What to encode, with what, and how."""
+@dataclass(frozen=True)
+class _Found:
+    """Texts or pictures of a data set.
 
-    text: str | None = None
-    """Encoder of the texts: folder of a BERT-type model, its name on the hub, or builtin."""
-    image: str | None = None
-    """Encoder of the pictures: folder of a ViT-type model, its name on the hub, or builtin."""
-    text_name: str = Field(default="text", pattern=f"^{_NAME}$")
-    """Name of the text vectors in the data set."""
-    image_name: str = Field(default="image", pattern=f"^{_NAME}$")
-    """Name of the image vectors in the data set."""
-    pooling: Pooling = "cls"
-    """From the last layer to one vector: the class token, or the mean over real tokens or patches."""
-    precision: Precision = "float32"
-    """Arithmetic of pretrained encoders; bfloat16 is faster on CPUs that have it, and a little coarser."""
-    dtype: Literal["float32", "float16"] = "float32"
-    """Type of the stored vectors."""
-    text_batch: int = Field(default=64, ge=1)
-    """Texts encoded at once."""
-    image_batch: int = Field(default=16, ge=1)
-    """Pictures encoded at once."""
-    readers: int = Field(default=2, ge=1)
-    """Threads that read and decode pictures."""
-    image_root: Path | None = None
-    """Folder that the pictures' paths are relative to; the one noted by `hm4sr prepare` if not given."""
-    cache: Path | None = None
-    """Folder of vectors by content, which data sets may share; DATASET/features/.cache if not given."""
+    Attributes:
+        keys: content key of each item; None where there is nothing to encode.
+        sources: text or path behind each key.
+        reasons: why an item's picture could not be read, by row.
+        gaps: why the address of an item's picture gave nothing, by row.
+        files: pictures as messages should show them.
+    """
+
+    keys: list[bytes | None]
+    sources: dict[bytes, Any]
+    reasons: dict[int, str] = field(default_factory=dict)
+    gaps: dict[int, str] = field(default_factory=dict)
+    files: list[str | None] = field(default_factory=list)
 
 
 def extract(dataset: Dataset, config: FeatureConfig) -> list[Coverage]:
@@ -74,87 +64,52 @@ def extract(dataset: Dataset, config: FeatureConfig) -> list[Coverage]:
         raise UserError(
             f"--text-name and --image-name are both {config.text_name!r}: give two different names."
         )
+    _check_names(config)
     texts = _texts(dataset) if config.text is not None else []
     pictures = _pictures(dataset, config) if config.image is not None else Pictures([], [])
-    text_encoder = _text_encoder(config) if config.text is not None else None
-    image_encoder = _image_encoder(config) if config.image is not None else None
+    text_work = make_work(config, "text") if config.text is not None else None
+    image_work = make_work(config, "image") if config.image is not None else None
     reports = []
-    if text_encoder is not None:
-        reports.append(_extract_texts(dataset, config, texts, text_encoder))
-    if image_encoder is not None:
-        reports.append(_extract_pictures(dataset, config, pictures, image_encoder))
+    if text_work is not None:
+        reports.append(_extract_texts(dataset, config, texts, text_work))
+    if image_work is not None:
+        reports.append(_extract_pictures(dataset, config, pictures, image_work))
     return reports
 
 
+def _check_names(config: FeatureConfig) -> None:
+    """Models keep the parts of a modality under its name, which must not be one of torch's or the ID's."""
+    from torch import nn
+
+    for option, encoder, name in (
+        ("--text-name", config.text, config.text_name),
+        ("--image-name", config.image, config.image_name),
+    ):
+        if encoder is not None and (name == "id" or hasattr(nn.ModuleDict, name)):
+            raise UserError(f"{option} {name} would clash with a part of the models: give another name.")
+
+
 def _extract_texts(
-    dataset: Dataset, config: FeatureConfig, texts: Sequence[str | None], encoder: TextEncoder
+    dataset: Dataset, config: FeatureConfig, texts: Sequence[str | None], work: Work
 ) -> Coverage:
     started = time.monotonic()
     keys = [None if text is None else hashlib.sha256(text.encode()).digest() for text in texts]
     sources = {key: text for key, text in zip(keys, texts, strict=True) if key and text}
-    with _open_cache(dataset, config, encoder.card) as cache:
-        # Longest first: little padding, and the time left is never underestimated.
-        new = sorted((key for key in sources if key not in cache), key=lambda key: (-len(sources[key]), key))
-        if new:
-            with Progress(config.text_name, len(new), "texts") as progress:
-                for rows, vectors in encoder.encode([sources[key] for key in new]):
-                    cache.add((new[row] for row in rows), _stored(vectors, config, encoder.card))
-                    progress.advance(len(rows))
-    report = Coverage(
-        name=config.text_name,
-        modality="text",
-        encoder=encoder.card.name,
-        num_items=len(texts),
-        missing=keys.count(None),
-        encoded=len(new),
-        cached=len(sources) - len(new),
-        seconds=time.monotonic() - started,
-    )
-    return _store(dataset, config, report, encoder.card, cache, keys)
+    # Longest first: little padding, and the time left is never underestimated.
+    ordered = dict(sorted(sources.items(), key=lambda source: (-len(source[1]), source[0])))
+    return _encode_and_store(dataset, config, "text", _Found(keys, ordered), work, started)
 
 
-def _extract_pictures(
-    dataset: Dataset, config: FeatureConfig, pictures: Pictures, encoder: ImageEncoder
-) -> Coverage:
+def _extract_pictures(dataset: Dataset, config: FeatureConfig, pictures: Pictures, work: Work) -> Coverage:
     started = time.monotonic()
-    paths = pictures.paths
-    given = {row: path for row, path in enumerate(paths) if path is not None}
+    given = {row: path for row, path in enumerate(pictures.paths) if path is not None}
     keys, reasons = _picture_keys(given, config)
     sources: dict[bytes, Path] = {}
     for row, key in keys.items():
         sources.setdefault(key, given[row])
-    failed: dict[bytes, str] = {}
-    with _open_cache(dataset, config, encoder.card) as cache:
-        new = [key for key in sources if key not in cache]
-        if new:
-            with Progress(config.image_name, len(new), "pictures") as progress:
-                for batch in _batches(new, sources, config, encoder, failed):
-                    vectors = encoder.encode([values for _, values in batch])
-                    cache.add((key for key, _ in batch), _stored(vectors, config, encoder.card))
-                    progress.advance(len(batch))
-                progress.advance(len(failed))
-    reasons |= {row: failed[key] for row, key in keys.items() if key in failed}
-    if len(reasons) == len(given):
-        raise UserError(
-            f"none of the {len(given):,} pictures of {dataset.path} could be read (first: "
-            f"{given[min(given)]}, {reasons[min(reasons)]}): check the files, or give their place "
-            "with --image-root."
-        )
-    reasons |= pictures.gaps
-    ids = dataset.items["item_id"].to_list()
-    broken = [Broken(ids[row], str(pictures.files[row]), reasons[row]) for row in sorted(reasons)]
-    report = Coverage(
-        name=config.image_name,
-        modality="image",
-        encoder=encoder.card.name,
-        num_items=len(paths),
-        missing=len(paths) - len(given) - len(pictures.gaps),
-        encoded=len(new) - len(failed),
-        cached=len(sources) - len(new),
-        seconds=time.monotonic() - started,
-        broken=broken,
-    )
-    return _store(dataset, config, report, encoder.card, cache, [keys.get(row) for row in range(len(paths))])
+    in_order = [keys.get(row) for row in range(len(pictures.paths))]
+    found = _Found(in_order, sources, reasons, pictures.gaps, pictures.files)
+    return _encode_and_store(dataset, config, "image", found, work, started)
 
 
 def _picture_keys(
@@ -173,28 +128,76 @@ def _picture_keys(
     return keys, reasons
 
 
-def _batches(
-    new: Sequence[bytes],
-    sources: Mapping[bytes, Path],
-    config: FeatureConfig,
-    encoder: ImageEncoder,
-    failed: dict[bytes, str],
-) -> Iterator[list[tuple[bytes, NDArray[Any]]]]:
-    """Pictures ready for the encoder, in batches; the reasons of broken ones go into `failed`."""
-    batch: list[tuple[bytes, NDArray[Any]]] = []
-    ready = read_ahead(
-        lambda key: prepared(sources[key], key, encoder.prepare), new, config.readers, 2 * config.image_batch
+def _encode_and_store(
+    dataset: Dataset, config: FeatureConfig, modality: Modality, found: _Found, work: Work, started: float
+) -> Coverage:
+    name = config.text_name if modality == "text" else config.image_name
+    failed: dict[bytes, str] = {}
+    with _open_cache(dataset, config, work.card) as cache:
+        new = {key: source for key, source in found.sources.items() if key not in cache}
+        units = split(new, UNIT_BATCHES * work.batch_size)
+        with Progress(name, len(new), "texts" if modality == "text" else "pictures") as progress:
+            for part in _run(config, modality, work, units):
+                failed |= part.failed
+                if part.encoded is not None:
+                    _remember(cache, part.keys, part.encoded, config, work.card)
+                progress.advance(len(part.keys) + len(part.failed))
+    reasons = found.reasons | {
+        row: failed[key] for row, key in enumerate(found.keys) if key is not None and key in failed
+    }
+    given = sum(key is not None for key in found.keys) + len(found.reasons)
+    report = Coverage(
+        name=name,
+        modality=modality,
+        encoder=work.card.name,
+        num_items=len(found.keys),
+        missing=len(found.keys) - given - len(found.gaps),
+        encoded=len(new) - len(failed),
+        cached=len(found.sources) - len(new),
+        seconds=time.monotonic() - started,
+        broken=_broken(dataset, found, reasons, given),
     )
-    for key, values in ready:
-        if isinstance(values, PictureError):
-            failed[key] = str(values)
-            continue
-        batch.append((key, values))
-        if len(batch) == config.image_batch:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    return _store(dataset, config, report, work.card, cache, found.keys)
+
+
+def _run(config: FeatureConfig, modality: Modality, work: Work, units: Sequence[Unit]) -> Iterator[Finished]:
+    if not units or (config.workers == 1 and config.address is None):
+        return work.run(units)
+    from hm4sr.features.distributed import run_distributed
+
+    return run_distributed(config, modality, work.card.key, units)
+
+
+def _remember(
+    cache: VectorCache, keys: Sequence[bytes], encoded: Encoded, config: FeatureConfig, card: Card
+) -> None:
+    vectors = encoded.vectors.astype(config.dtype)
+    finite = np.isfinite(vectors).all() and (encoded.levels is None or np.isfinite(encoded.levels).all())
+    if not finite:
+        raise UserError(
+            f"encoder {card.name} gives numbers that are not finite in {config.dtype} (levels: float16): try "
+            "--dtype float32 without --levels, or download it again if its weights are damaged."
+        )
+    cache.add(keys, vectors, encoded.levels)
+    if encoded.start is not None and encoded.levels is not None and _START not in cache:
+        cache.add([_START], encoded.start[None].astype(config.dtype), np.zeros_like(encoded.levels[:1]))
+
+
+def _broken(dataset: Dataset, found: _Found, reasons: Mapping[int, str], given: int) -> list[Broken]:
+    """The items without a vector for want of a whole picture.
+
+    Raises:
+        UserError: that is all of those that have one.
+    """
+    if reasons and len(reasons) == given:
+        first = min(reasons)
+        raise UserError(
+            f"none of the {given:,} pictures of {dataset.path} could be read (first: {found.files[first]}, "
+            f"{reasons[first]}): check the files, or give their place with --image-root."
+        )
+    all_reasons = {**reasons, **found.gaps}
+    ids = dataset.items["item_id"].to_list() if all_reasons else []
+    return [Broken(ids[row], str(found.files[row]), all_reasons[row]) for row in sorted(all_reasons)]
 
 
 def _texts(dataset: Dataset) -> list[str | None]:
@@ -219,41 +222,9 @@ def _pictures(dataset: Dataset, config: FeatureConfig) -> Pictures:
     return found
 
 
-def _text_encoder(config: FeatureConfig) -> TextEncoder:
-    assert config.text is not None
-    if config.text == BUILTIN:
-        from hm4sr.features.builtin import BuiltinText
-
-        return BuiltinText()
-    from hm4sr.features.text import PretrainedText
-
-    return PretrainedText(config.text, config.pooling, config.precision, config.text_batch)
-
-
-def _image_encoder(config: FeatureConfig) -> ImageEncoder:
-    assert config.image is not None
-    if config.image == BUILTIN:
-        from hm4sr.features.builtin import BuiltinImage
-
-        return BuiltinImage(config.image_batch)
-    from hm4sr.features.image import PretrainedImage
-
-    return PretrainedImage(config.image, config.pooling, config.precision, config.image_batch)
-
-
 def _open_cache(dataset: Dataset, config: FeatureConfig, card: Card) -> VectorCache:
     folder = config.cache or dataset.path / "features" / ".cache"
     return VectorCache(folder, hashlib.sha256(f"{card.key} {config.dtype}".encode()).hexdigest())
-
-
-def _stored(vectors: NDArray[np.float32], config: FeatureConfig, card: Card) -> NDArray[np.generic]:
-    stored = vectors.astype(config.dtype)
-    if not np.isfinite(stored).all():
-        raise UserError(
-            f"encoder {card.name} gives numbers that are not finite in {config.dtype}: try --dtype float32, "
-            "or download it again if its weights are damaged."
-        )
-    return stored
 
 
 def _store(
@@ -270,20 +241,28 @@ def _store(
     from hm4sr.features.store import save_features
     from hm4sr.types import ItemFeatures
 
-    rows = [row for row, key in enumerate(keys, start=1) if key is not None and key in cache]
-    found = cache.gather([key for key in keys if key is not None and key in cache])
-    vectors = np.zeros((len(keys) + 1, found.shape[1]), dtype=found.dtype)
-    vectors[rows] = found
+    known = {row: key for row, key in enumerate(keys, start=1) if key is not None and key in cache}
     present = np.zeros(len(keys) + 1, dtype=np.bool_)
-    present[rows] = True
-    report = replace(report, width=found.shape[1], present=len(rows))
+    present[list(known)] = True
+
+    def table(column: str) -> torch.Tensor:
+        found = cache.gather(list(known.values()), column)
+        values = np.zeros((len(present), *found.shape[1:]), dtype=found.dtype)
+        values[present] = found
+        return torch.from_numpy(values)
+
+    vectors = table("vectors")
+    levels = start = None
+    if _START in cache:
+        levels, start = table("levels"), torch.from_numpy(cache.gather([_START])[0]).float()
+    report = replace(report, width=vectors.shape[1], present=len(known))
     about = asdict(report) | {
         "rate": report.rate,
         "dtype": config.dtype,
         "key": card.key,
         "settings": dict(card.about),
     }
-    features = ItemFeatures(torch.from_numpy(vectors), torch.from_numpy(present))
+    features = ItemFeatures(vectors, torch.from_numpy(present), levels, start)
     try:
         save_features(dataset, report.name, features, about)
     except OSError as error:

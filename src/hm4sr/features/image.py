@@ -1,4 +1,7 @@
-"""Pictures through a pretrained ViT-type encoder; the paper takes [CLS] of the last layer (5.1.1)."""
+"""Pictures through a pretrained encoder: ViT and its kin, the image tower of CLIP.
+
+The paper takes [CLS] of the last layer of a ViT (5.1.1).
+"""
 
 import inspect
 import threading
@@ -9,43 +12,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hm4sr.errors import UserError
-from hm4sr.features.encoder import Card, Pooling, Precision, Vectors
-from hm4sr.features.pretrained import content, find_model, load_model, load_reader, quiet
+from hm4sr.features.encoder import Card, Encoded, Pooling, Precision
+from hm4sr.features.pretrained import content, decide_pooling, decide_precision, find_model, load_reader
+from hm4sr.features.sentence import model_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERSION = 1
+VERSION = 2
 """Counts changes of this module that change vectors; part of the cache's keys."""
 
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
 class PretrainedImage:
-    """A ViT-type model from a folder or the hub.
+    """An image model from a folder or the hub.
 
     Args:
         name: folder, or name on the hub.
-        pooling: "cls" takes the class token of the last layer, "mean" averages the patch tokens.
-        precision: of the arithmetic; see `hm4sr.features.extract.FeatureConfig`.
+        pooling: from patches to one vector; see `hm4sr.features.settings.FeatureConfig`.
+        precision: of the arithmetic.
         batch_size: pictures in a batch.
+        layer: whose states are pooled.
+        levels: whether the class token after each layer is kept.
 
     Raises:
         UserError: the model cannot be used; see `hm4sr.features.pretrained.find_model`.
     """
 
-    def __init__(self, name: str, pooling: Pooling, precision: Precision, batch_size: int):
-        self.name, self.pooling, self.precision, self.batch_size = name, pooling, precision, batch_size
-        self.folder = find_model(name, "image")
+    def __init__(
+        self,
+        name: str,
+        pooling: Pooling,
+        precision: Precision,
+        batch_size: int,
+        layer: int = -1,
+        levels: bool = False,
+    ):
+        self.name, self.batch_size, self.layer, self.levels = name, batch_size, layer, levels
+        folder = find_model(name, "image")
+        self.folder = model_folder(folder)
+        self.pooling = decide_pooling(self.folder, pooling, levels)
+        if self.pooling == "last":
+            raise UserError(f"--image {name}: the last patch stands for nothing: give --pooling cls or mean.")
+        self.precision = decide_precision(precision)
         self.card = Card.of(
             name,
-            content(self.folder),
+            content(folder),
             modality="image",
-            pooling=pooling,
-            precision=precision,
+            pooling=self.pooling,
+            layer=layer,
+            levels=levels,
+            precision=self.precision,
             version=VERSION,
         )
-        self._model: Any = None
+        self._tower: Any = None
         self._processor: Any = None
         self._lock = threading.Lock()
 
@@ -57,55 +78,65 @@ class PretrainedImage:
         values = self._processor(images=picture, return_tensors="np")["pixel_values"]
         return np.asarray(values[0], dtype=np.float32)
 
-    def encode(self, prepared: Sequence[NDArray[Any]]) -> Vectors:
-        """Vectors of a batch (n x F)."""
+    def encode(self, prepared: Sequence[NDArray[Any]]) -> Encoded:
+        """What is made of a batch."""
         self._load()
-        vectors: Vectors | None = None
         # Processors that do not crop give pictures of different sizes, which cannot share a tensor.
         shapes: dict[tuple[int, ...], list[int]] = {}
         for row, values in enumerate(prepared):
             shapes.setdefault(values.shape, []).append(row)
-        for rows in shapes.values():
-            part = self._encode(np.stack([prepared[row] for row in rows]))
-            if vectors is None:
-                vectors = np.empty((len(prepared), part.shape[1]), dtype=np.float32)
-            vectors[rows] = part
-        assert vectors is not None
-        return vectors
+        parts = [self._encode(np.stack([prepared[row] for row in rows])) for rows in shapes.values()]
+        if len(parts) == 1:
+            return parts[0]
+        back = np.argsort([row for rows in shapes.values() for row in rows])
+        levels = [part.levels for part in parts if part.levels is not None]
+        return Encoded(
+            np.concatenate([part.vectors for part in parts])[back],
+            np.concatenate(levels)[back] if levels else None,
+            parts[0].start,
+        )
 
-    def _encode(self, pixels: NDArray[np.float32]) -> Vectors:
-        """Pixel values (n x 3 x height x width) to vectors (n x F)."""
+    def _encode(self, pixels: NDArray[np.float32]) -> Encoded:
+        """Pixel values (n x 3 x height x width) to what is made of them."""
         import torch
 
-        with quiet(), torch.inference_mode():
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-                hidden = self._model(
-                    torch.from_numpy(pixels), **self._arguments(pixels.shape)
-                ).last_hidden_state
-            hidden = hidden.float()
-            if self.pooling == "cls":
-                vectors = hidden[:, 0]
-            else:
-                # Class, distillation and register tokens stand in front of the patches.
-                vectors = hidden[:, hidden.shape[1] - self._num_patches(pixels.shape) :].mean(1)
-        result: Vectors = vectors.numpy()
-        return result
+        from hm4sr.features.tower import pool
+
+        patches = self._num_patches(pixels.shape)
+        inputs = {"pixel_values": torch.from_numpy(pixels), **self._arguments(pixels.shape)}
+        states = self._tower.run(inputs, patches)
+        # Class, distillation and register tokens stand in front of the patches.
+        tokens = states.hidden.shape[1]
+        mask = (torch.arange(tokens) >= tokens - patches).expand(len(pixels), tokens)
+        encoded: Encoded = self._tower.encoded(pool(states, self.pooling, mask, self.name), states)
+        return encoded
 
     def _arguments(self, shape: tuple[int, ...]) -> dict[str, bool]:
         """Ask for interpolated positions where the pictures differ from those of the training."""
-        trained = _pair(getattr(self._model.config, "image_size", shape[2:]))
-        accepts = "interpolate_pos_encoding" in inspect.signature(self._model.forward).parameters
+        model = self._tower.model
+        trained = _pair(getattr(model.config, "image_size", shape[2:]))
+        accepts = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
         return {"interpolate_pos_encoding": True} if accepts and trained != tuple(shape[2:]) else {}
 
     def _num_patches(self, shape: tuple[int, ...]) -> int:
-        height, width = _pair(self._model.config.patch_size)
+        height, width = _pair(self._tower.model.config.patch_size)
         return (shape[2] // height) * (shape[3] // width)
 
     def _load(self) -> None:
-        if self._model is not None:
+        if self._tower is not None:
             return
-        model = load_model(self.folder, self.name)
-        model = getattr(model, "vision_model", model)
+        from hm4sr.features.tower import Tower
+
+        tower = Tower(
+            self.folder,
+            self.name,
+            "image",
+            self.pooling,
+            self.layer,
+            self.levels,
+            self.precision == "bfloat16",
+        )
+        model = tower.model
         if getattr(model, "main_input_name", "pixel_values") != "pixel_values" or not hasattr(
             model.config, "patch_size"
         ):
@@ -113,9 +144,12 @@ class PretrainedImage:
                 f"--image {self.name} is not a ViT-type model: give one that cuts pictures into patches."
             )
         named = [name.rsplit(".", 1)[-1] for name, _ in model.named_parameters()]
-        if self.pooling == "cls" and not any(name in _CLASS_TOKENS for name in named):
-            raise UserError(f"--image {self.name} has no class token: give --pooling mean.")
-        self._model = model
+        if not any(name in _CLASS_TOKENS for name in named):
+            if self.pooling == "cls":
+                raise UserError(f"--image {self.name} has no class token: give --pooling mean.")
+            if self.levels:
+                raise UserError(f"--image {self.name} has no class token: leave out --levels.")
+        self._tower = tower
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Vectors of texts and pictures that came later, by the encoder that made a data set's features."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from hm4sr.errors import UserError
-from hm4sr.features.builtin import BuiltinImage, BuiltinText
-from hm4sr.features.encoder import BUILTIN, Card, ImageEncoder, Pooling, Precision, TextEncoder
-from hm4sr.features.image import PretrainedImage
-from hm4sr.features.pictures import PictureError, picture_key, prepared
-from hm4sr.features.text import PretrainedText
+from hm4sr.features.encoder import Card, Modality
+from hm4sr.features.pictures import PictureError, picture_key
+from hm4sr.features.settings import FeatureConfig
+from hm4sr.features.work import Work, make_work
 from hm4sr.types import ItemFeatures
-
-_BATCH = 16
 
 
 def encode_texts(
@@ -34,13 +30,13 @@ def encode_texts(
     Raises:
         UserError: the encoder is not to be had, or is another one than made the features.
     """
-    rows = [row for row, text in enumerate(texts, start=1) if text and text.strip()]
-    given = [text for text in texts if text and text.strip()]
+    given = {str(row).encode(): text for row, text in enumerate(texts, start=1) if text and text.strip()}
     vectors = np.zeros((len(texts) + 1, width), dtype=np.float32)
-    if rows:
-        with_same = _text_encoder(manifest, encoder)
-        for places, found in with_same.encode(given):
-            vectors[[rows[place] for place in places]] = found
+    rows = [int(key) for key in given]
+    if given:
+        for part in _work(manifest, "text", encoder).run([given]):
+            if part.encoded is not None:
+                vectors[[int(key) for key in part.keys]] = part.encoded.vectors
     return _as_stored(manifest, vectors, rows)
 
 
@@ -59,23 +55,31 @@ def encode_pictures(
         UserError: a picture cannot be read, the encoder is not to be had, or is another one than made the
             features.
     """
-    given = [(row, path) for row, path in enumerate(paths, start=1) if path is not None]
+    rows = [row for row, path in enumerate(paths, start=1) if path is not None]
+    files = {row: path for row, path in enumerate(paths, start=1) if path is not None}
+    keys = {row: _key(path) for row, path in files.items()}
     vectors = np.zeros((len(paths) + 1, width), dtype=np.float32)
-    if given:
-        with_same = _image_encoder(manifest, encoder)
-        for first in range(0, len(given), _BATCH):
-            batch = given[first : first + _BATCH]
-            vectors[[row for row, _ in batch]] = with_same.encode(
-                [_picture(path, with_same) for _, path in batch]
-            )
-    return _as_stored(manifest, vectors, [row for row, _ in given])
+    if rows:
+        found: dict[bytes, NDArray[np.float32]] = {}
+        for part in _work(manifest, "image", encoder).run([{keys[row]: files[row] for row in rows}]):
+            if part.failed:
+                key, reason = next(iter(part.failed.items()))
+                raise _unreadable(next(files[row] for row in rows if keys[row] == key), reason)
+            if part.encoded is not None:
+                found |= dict(zip(part.keys, part.encoded.vectors, strict=True))
+        vectors[rows] = np.stack([found[keys[row]] for row in rows])
+    return _as_stored(manifest, vectors, rows)
 
 
-def _picture(path: Path, encoder: ImageEncoder) -> NDArray[Any]:
+def _key(path: Path) -> bytes:
     try:
-        return prepared(path, picture_key(path), encoder.prepare)
+        return picture_key(path)
     except PictureError as error:
-        raise UserError(f"picture {path}: {error}: mend it, or leave the item's picture out.") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, reason: object) -> UserError:
+    return UserError(f"picture {path}: {reason}: mend it, or leave the item's picture out.")
 
 
 def _as_stored(manifest: Mapping[str, Any], vectors: NDArray[np.float32], rows: list[int]) -> ItemFeatures:
@@ -87,36 +91,23 @@ def _as_stored(manifest: Mapping[str, Any], vectors: NDArray[np.float32], rows: 
     )
 
 
-def _text_encoder(manifest: Mapping[str, Any], name: str | None) -> TextEncoder:
-    with _here(manifest, name) as (name, pooling, precision):
-        encoder: TextEncoder = (
-            BuiltinText() if name == BUILTIN else PretrainedText(name, pooling, precision, _BATCH)
-        )
-    _expect_same(manifest, encoder.card)
-    return encoder
-
-
-def _image_encoder(manifest: Mapping[str, Any], name: str | None) -> ImageEncoder:
-    with _here(manifest, name) as (name, pooling, precision):
-        encoder: ImageEncoder = (
-            BuiltinImage(_BATCH) if name == BUILTIN else PretrainedImage(name, pooling, precision, _BATCH)
-        )
-    _expect_same(manifest, encoder.card)
-    return encoder
-
-
-@contextlib.contextmanager
-def _here(manifest: Mapping[str, Any], name: str | None) -> Iterator[tuple[str, Pooling, Precision]]:
-    """Name and settings of the encoder; whatever keeps it from being used becomes one sentence."""
+def _work(manifest: Mapping[str, Any], modality: Modality, name: str | None) -> Work:
+    """The encoder that made the features, with the settings of that time."""
     noted = name or str(manifest.get("encoder", "unknown"))
     settings = manifest.get("settings", {})
+    chosen = {key: settings[key] for key in ("pooling", "layer", "levels", "precision") if key in settings}
+    if "steps" in settings:  # its folder says how
+        chosen["pooling"] = "auto"
+    config = FeatureConfig.parse({modality: noted, **chosen}, "the features' manifest")
     try:
-        yield noted, settings.get("pooling", "cls"), settings.get("precision", "float32")
+        work = make_work(config, modality)
     except UserError as error:
         raise UserError(
             f"the {manifest.get('name')} features were made by the encoder {noted}, which cannot be used "
             "here: name its place with encoders, or give vectors."
         ) from error
+    _expect_same(manifest, work.card)
+    return work
 
 
 def _expect_same(manifest: Mapping[str, Any], card: Card) -> None:

@@ -10,15 +10,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hm4sr.errors import UserError
-from hm4sr.features.encoder import BUILTIN
+from hm4sr.features.encoder import BUILTIN, Modality, Pooling, Precision
+from hm4sr.features.sentence import is_sentence_model, model_folder, recipe_files, step_folders
 from hm4sr.files import read_json, sha256
 
 logger = logging.getLogger(__name__)
-
-Modality = Literal["text", "image"]
 
 HUB_SECONDS = 10.0
 """How long the model hub may take to answer at all."""
@@ -31,11 +30,14 @@ _READERS = {
     "image": ("preprocessor_config.json", "processor_config.json"),
 }
 _READER_NAMES = {"text": "tokenizer", "image": "image processor"}
-_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+_FILES = re.compile(r"(\d+_\w+/)?([^/]+\.(json|txt|model)|model[^/]*\.safetensors)")
+"""What is fetched from the hub: the model's own files, and those of sentence-transformers' steps."""
 
 
 def find_model(name: str, modality: Modality) -> Path:
     """Folder of a model, given as a folder or as a name on the hub, with all files that loading needs.
+
+    The folder may have the layout of sentence-transformers; see `model_folder`.
 
     Raises:
         UserError: there is no such model, the hub cannot be reached, a file is missing, the weights are
@@ -55,6 +57,13 @@ def find_model(name: str, modality: Modality) -> Path:
 
 def content(folder: Path) -> dict[str, str]:
     """sha256 of the files that decide what the model in a folder computes."""
+    if not is_sentence_model(folder):
+        return _content(folder)
+    steps = {str(file.relative_to(folder)): sha256(file) for file in recipe_files(folder)}
+    return {**steps, **_content(model_folder(folder))}
+
+
+def _content(folder: Path) -> dict[str, str]:
     names = {file.name for file in folder.iterdir() if file.suffix in {".json", ".txt", ".model"}}
     index = folder / _WEIGHTS[1]
     if (folder / _WEIGHTS[0]).is_file():
@@ -67,7 +76,29 @@ def content(folder: Path) -> dict[str, str]:
     return {name: sha256(folder / name) for name in sorted(names)}
 
 
-def load_model(folder: Path, name: str) -> Any:
+def decide_pooling(folder: Path, pooling: Pooling, levels: bool) -> Pooling:
+    """What "auto" means for a transformers model: CLIP's projection, or else the class token.
+
+    With levels it is the class token always: a projection has another width than the layers.
+    """
+    if pooling != "auto":
+        return pooling
+    config = read_json(folder / "config.json")
+    towers = {"text_config", "vision_config", "projection_dim"} <= config.keys()
+    return "projection" if not levels and (towers or _projecting(config)) else "cls"
+
+
+def decide_precision(precision: Precision) -> Precision:
+    """What "auto" means on this machine."""
+    import torch
+
+    from hm4sr.runtime import choose_precision
+
+    dtype = choose_precision(precision, torch.device("cpu"))
+    return "bfloat16" if dtype == torch.bfloat16 else "float32"
+
+
+def load_model(folder: Path, name: str, pooling: Pooling) -> Any:
     """The model in a folder, in float32, ready for inference.
 
     Raises:
@@ -76,10 +107,12 @@ def load_model(folder: Path, name: str) -> Any:
     import torch
 
     with quiet():
-        from transformers import AutoModel
+        import transformers
 
+        kind = _projecting(read_json(folder / "config.json")) if pooling == "projection" else None
+        loader = getattr(transformers, kind or "", transformers.AutoModel)
         with _explained(name, "the model"):
-            model, info = AutoModel.from_pretrained(
+            model, info = loader.from_pretrained(
                 folder,
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -87,8 +120,10 @@ def load_model(folder: Path, name: str) -> Any:
                 local_files_only=True,
                 output_loading_info=True,
             )
-    # A pooler on top of [CLS] is often left out of a checkpoint, and we do not use it.
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    # A pooler on top of [CLS] is often left out of a checkpoint, and is seldom used.
+    missing = sorted(key for key in info["missing_keys"] if pooling == "pooler" or "pooler" not in key)
+    if missing and all("pooler" in key for key in missing):
+        raise UserError(f"encoder {name}: its weights have no pooler: give --pooling cls or mean.")
     if missing:
         raise UserError(
             f"encoder {name}: {len(missing)} of the model's tensors are not in its weights "
@@ -136,6 +171,11 @@ def quiet() -> Iterator[None]:
 
 def _check_files(folder: Path, name: str, modality: Modality) -> None:
     option = f"--{modality} {name}"
+    if is_sentence_model(folder):
+        for step in step_folders(folder):
+            if not (step / "config.json").is_file():
+                raise UserError(f"{option}: {step} has no config.json: download the model again.")
+    folder = model_folder(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{option}: {folder} has no config.json: give the folder of a transformers model.")
     if not any((folder / weights).is_file() for weights in _WEIGHTS):
@@ -165,6 +205,12 @@ def _check_files(folder: Path, name: str, modality: Modality) -> None:
             f"{option}: {folder} has no {_READER_NAMES[modality]} ({_READERS[modality][0]}): "
             "add the files that were published with the model."
         )
+
+
+def _projecting(config: dict[str, Any]) -> str | None:
+    """Class of a checkpoint that is one tower with its projection; transformers' AutoModel drops that."""
+    names = [name for name in config.get("architectures") or [] if str(name).endswith("WithProjection")]
+    return str(names[0]) if names else None
 
 
 def _kinds(config: dict[str, Any]) -> set[str]:
@@ -200,7 +246,8 @@ def _from_hub(name: str, modality: Modality) -> Path:
                     f"--{modality} {name}: the hub has no model.safetensors for it, and other weights could "
                     "execute code when loaded: take a model with safetensors."
                 )
-            return Path(hub.snapshot_download(name, allow_patterns=_FILES, ignore_patterns=["*/*"]))
+            files = [file.rfilename for file in info.siblings or [] if _FILES.fullmatch(file.rfilename)]
+            return Path(hub.snapshot_download(name, allow_patterns=files))
         except (GatedRepoError, RepositoryNotFoundError) as error:
             raise UserError(
                 f"--{modality} {name}: there is no such folder, and the model hub shows no public model "

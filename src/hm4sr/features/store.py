@@ -1,6 +1,7 @@
 """Feature vectors of a prepared data set, keyed by item number, with a mask of what is missing.
 
 DATASET/features/NAME/vectors.safetensors    "vectors" (V x F, float16 or float32), "present" (V, bool)
+DATASET/features/NAME/levels.safetensors     "levels" (V x J x F, float16), "start" (F, float32); where kept
 DATASET/features/NAME/manifest.json          encoder, pooling, coverage, sha256, hash of items.parquet
 """
 
@@ -16,6 +17,8 @@ from hm4sr.errors import UserError
 from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
 from hm4sr.types import ItemFeatures
 
+_VECTORS, _LEVELS = "vectors.safetensors", "levels.safetensors"
+
 
 def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: dict[str, Any]) -> Path:
     """Write the vectors of one modality, whole or not at all; `about` goes into their manifest."""
@@ -24,18 +27,21 @@ def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: di
     path = feature_folder(dataset, name)
     with atomic_directory(path) as folder:
         tensors = {"vectors": features.vectors.contiguous(), "present": features.present.contiguous()}
-        save_file(tensors, folder / "vectors.safetensors")
+        save_file(tensors, folder / _VECTORS)
+        if features.levels is not None and features.start is not None:
+            tensors = {"levels": features.levels.contiguous(), "start": features.start.contiguous()}
+            save_file(tensors, folder / _LEVELS)
         manifest = {
             **about,
             "items": dataset.hashes["items.parquet"],
-            "files": hash_files(folder, ["vectors.safetensors"]),
+            "files": hash_files(folder, [file.name for file in folder.glob("*.safetensors")]),
         }
         write_json(folder / "manifest.json", manifest)
     return path
 
 
 def load_features(dataset: Dataset, name: str) -> ItemFeatures:
-    """Read the vectors of one modality; they stay memory-mapped until they are used.
+    """Read the vectors of one modality, and its levels where there are any; both stay memory-mapped.
 
     Raises:
         UserError: they were never extracted, belong to other items, or are damaged.
@@ -48,8 +54,12 @@ def load_features(dataset: Dataset, name: str) -> ItemFeatures:
         )
     verify_files(folder, manifest["files"])
     try:
-        with safe_open(folder / "vectors.safetensors", framework="pt") as file:
-            return ItemFeatures(file.get_tensor("vectors"), file.get_tensor("present").to(torch.bool))
+        with safe_open(folder / _VECTORS, framework="pt") as file:
+            vectors, present = file.get_tensor("vectors"), file.get_tensor("present").to(torch.bool)
+        if _LEVELS not in manifest["files"]:
+            return ItemFeatures(vectors, present)
+        with safe_open(folder / _LEVELS, framework="pt") as file:
+            return ItemFeatures(vectors, present, file.get_tensor("levels"), file.get_tensor("start"))
     except SafetensorError as error:
         raise UserError(f"{folder} is damaged ({error}): run `hm4sr features` again.") from error
 

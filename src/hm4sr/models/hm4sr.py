@@ -75,6 +75,8 @@ class HM4SRConfig(TransformerConfig):
     """Make padding a class of the training softmax, as RecBole does."""
     learn_missing: bool = True
     """A learned vector stands in for a missing modality; otherwise the projection of zeros."""
+    aware_gates: bool = False
+    """Let the interactive gates know which modalities an item lacks, by a learned shift for each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +115,10 @@ class HM4SR(SeqRecModel):
         self.interactive = None
         if c.interactive_experts:
             strength = [0.0] + [1.0] * (num_modalities - 1)
-            self.interactive = InteractiveMoE(num_modalities, c.dim, c.interactive_experts, strength, rng)
+            lacking = any(not bool(known.present[1:].all()) for known in catalog.features.values())
+            self.interactive = InteractiveMoE(
+                num_modalities, c.dim, c.interactive_experts, strength, rng, c.aware_gates and lacking
+            )
         self.time, self.temporal = None, None
         if c.temporal_experts:
             self.time = TimeEmbedding(
@@ -196,7 +201,7 @@ class HM4SR(SeqRecModel):
         """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors for the placeholders."""
         e = self._positioned(x)
         if self.interactive is not None:
-            e = self.interactive(e)
+            e = self.interactive(e, self._missing(batch))
         if self.time is None or self.temporal is None:
             return e, None
         time: Tensor = self.time(batch.times)
@@ -212,11 +217,20 @@ class HM4SR(SeqRecModel):
         """Gates of the Interactive MoE, one for each modality (eq. 9), and of the Temporal MoE (eq. 14)."""
         gates = {}
         if self.interactive is not None:
-            found = self.interactive.gates(self._positioned(F.embedding(batch.items, self.items_now())))
+            found = self.interactive.gates(
+                self._positioned(F.embedding(batch.items, self.items_now())), self._missing(batch)
+            )
             gates = {f"interactive {name}": found[:, :, m] for m, name in enumerate(self.modalities)}
         if self.time is not None and self.temporal is not None:
             gates["temporal"] = self.temporal.gates(self.time(batch.times))
         return gates
+
+    def _missing(self, batch: SeqBatch) -> Bool[Tensor, "B L _"] | None:
+        """Which modalities beside the ID each event's item lacks, where the gates want to know."""
+        if self.interactive is None or self.interactive.missing_shift is None:
+            return None
+        parts = [self.projections[name].get_buffer("missing")[batch.items] for name in self.modalities[1:]]
+        return torch.stack(parts, dim=-1)
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""

@@ -3,34 +3,63 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hm4sr.nn.init import constant, linear, normal, uniform
+from hm4sr.nn.init import constant, linear, normal, uniform, zeros
 
 
 class InteractiveMoE(nn.Module):
-    """For each modality, experts that read all of them, routed by the modality's own vector (eq. 7-10)."""
+    """For each modality, experts that read all of them, routed by the modality's own vector (eq. 7-10).
 
-    def __init__(self, modalities: int, dim: int, experts: int, strength: list[float], rng: torch.Generator):
+    Args:
+        modalities: M, the ID first.
+        dim: width of one modality (D).
+        experts: K.
+        strength: start of alpha for each modality.
+        rng: draws the weights.
+        aware: let every gate know which modalities an item lacks, by a learned shift for each of them.
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        dim: int,
+        experts: int,
+        strength: list[float],
+        rng: torch.Generator,
+        aware: bool = False,
+    ):
         super().__init__()
         bound = 1 / math.sqrt(modalities * dim)
         self.experts = linear(modalities * dim, modalities * experts * dim, rng, std=None)
         self.gate_weight = uniform(modalities, dim, experts, bound=1 / math.sqrt(dim), rng=rng)
         self.gate_bias = uniform(modalities, experts, bound=bound, rng=rng)
+        self.missing_shift = zeros(modalities - 1, modalities, experts) if aware else None
         self.strength = constant(strength)
         """alpha: how much of the other modalities each one takes up."""
 
-    def gates(self, e: Float[Tensor, "B L M D"]) -> Float[Tensor, "B L M K"]:
+    def gates(
+        self, e: Float[Tensor, "B L M D"], missing: Bool[Tensor, "B L _"] | None = None
+    ) -> Float[Tensor, "B L M K"]:
         """Weight of each expert (eq. 9)."""
         logits: Tensor = torch.einsum("blmd,mdk->blmk", e, self.gate_weight) + self.gate_bias
+        if self.missing_shift is not None and missing is not None:
+            logits = logits + torch.einsum("bln,nmk->blmk", missing.to(logits.dtype), self.missing_shift)
         return logits.softmax(-1)
 
-    def forward(self, e: Float[Tensor, "B L M D"]) -> Float[Tensor, "B L M D"]:
-        """Add to each modality what its experts find in all of them."""
+    def forward(
+        self, e: Float[Tensor, "B L M D"], missing: Bool[Tensor, "B L _"] | None = None
+    ) -> Float[Tensor, "B L M D"]:
+        """Add to each modality what its experts find in all of them.
+
+        Args:
+            e: vectors of the events.
+            missing: which modalities beside the ID their items lack; None where all have all.
+        """
         B, L, M, D = e.shape
         found = self.experts(e.flatten(2)).view(B, L, M, -1, D)
-        mixed: Tensor = (self.gates(e).unsqueeze(-2) @ found).squeeze(-2)
+        mixed: Tensor = (self.gates(e, missing).unsqueeze(-2) @ found).squeeze(-2)
         return e + self.strength[:, None] * mixed
 
 

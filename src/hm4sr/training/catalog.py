@@ -4,10 +4,12 @@ import numpy as np
 import torch
 
 from hm4sr.data.dataset import Dataset, EventLog
+from hm4sr.errors import UserError
 from hm4sr.evaluation.popularity import popularity
-from hm4sr.features.store import load_features
+from hm4sr.features.store import feature_names, load_features
+from hm4sr.runtime import numpy_generator
 from hm4sr.training.settings import Experiment
-from hm4sr.types import Catalog, Histories
+from hm4sr.types import Catalog, Histories, ItemFeatures
 
 
 def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
@@ -19,7 +21,7 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
     categories = dataset.item_categories()
     return Catalog(
         num_items=dataset.num_items,
-        features={name: load_features(dataset, name) for name in experiment.modalities(dataset)},
+        features=_features(dataset, experiment),
         categories=None if categories is None else torch.from_numpy(categories),
         num_categories=len(dataset.category_names),
         clock=dataset.clock(),
@@ -27,6 +29,37 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
         counts=torch.from_numpy(popularity(dataset.events, dataset.num_items)),
         histories=_training_histories(dataset.events) if experiment.model_class.reads_histories else None,
     )
+
+
+def _features(dataset: Dataset, experiment: Experiment) -> dict[str, ItemFeatures]:
+    """Vectors of each modality; those of `data.drop_features` without some of their items."""
+    shares, known = experiment.data.drop_features, feature_names(dataset)
+    for name in shares:
+        if name not in known:
+            raise UserError(
+                f"data.drop_features names {name!r}, but {dataset.path} has "
+                f"{', '.join(known) or 'no features'}: name one of those."
+            )
+    features = {name: load_features(dataset, name) for name in experiment.modalities(dataset)}
+    return {
+        name: drop(found, shares[name], numpy_generator(experiment.data.drop_seed, f"drop {name}"))
+        if shares.get(name)
+        else found
+        for name, found in features.items()
+    }
+
+
+def drop(features: ItemFeatures, share: float, rng: np.random.Generator) -> ItemFeatures:
+    """Treat a share of the items that have a modality as if they lacked it.
+
+    The items are drawn in one order: with the same generator a smaller share is part of a larger one.
+    """
+    having = features.present.nonzero().squeeze(1)
+    gone = having[torch.from_numpy(rng.permutation(len(having))[: round(share * len(having))])]
+    present = features.present.clone()
+    present[gone] = False
+    levels = None if features.levels is None else features.levels * present[:, None, None]
+    return ItemFeatures(features.vectors * present[:, None], present, levels, features.start)
 
 
 def _training_histories(log: EventLog) -> Histories:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,10 @@ class DataConfig(Config):
     """Folder of the prepared data set; a relative one is looked up from the current folder."""
     features: tuple[str, ...] | None = None
     """Modalities beside the ID, by the names under features/; left out, all that were extracted."""
+    drop_features: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Modality to share of its items that are treated as if they lacked it, to study what is lost."""
+    drop_seed: int = Field(0, ge=0)
+    """Seed of the choice of those items; a smaller share is part of a larger one."""
     max_length: int = Field(50, gt=0)
     """Events of a history that a model sees (L)."""
     window_context: int = Field(0, ge=0)
