@@ -52,6 +52,7 @@ class SeqRecModel(nn.Module):
 
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
+            Settings may make one model less exact than its class declares.
         multimodal: whether it reads the frozen features of the catalogue.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
@@ -60,7 +61,7 @@ class SeqRecModel(nn.Module):
 
     Config: ClassVar[type[ModelConfig]]
     name: ClassVar[str]
-    parallel: ClassVar[bool] = True
+    parallel: bool = True
     multimodal: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
 

@@ -1,10 +1,11 @@
 """Causal Transformer encoder, post-LayerNorm as in BERT (paper eq. 17-18)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hm4sr.nn.dropout import Dropout
@@ -13,55 +14,124 @@ from hm4sr.nn.init import linear
 LAYER_NORM_EPS = 1e-12
 
 
+def split_heads(x: Float[Tensor, "B L W"], parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Cut `parts` projections that stand side by side (W = parts D) into heads: each B, H, L, D / H."""
+    B, L, W = x.shape
+    return tuple(x.view(B, L, parts, heads, W // (parts * heads)).permute(2, 0, 3, 1, 4))
+
+
+def merge_heads(x: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
+    """Heads side by side again (D = H d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def future(length: int, device: torch.device, block: int = 1) -> Bool[Tensor, "L L"]:
+    """True where the key (column) comes after the query (row); positions of one block see each other."""
+    event = torch.arange(length, device=device) // block
+    return event > event[:, None]
+
+
+def attend(
+    query: Float[Tensor, "B H L d"],
+    key: Float[Tensor, "B H L d"],
+    value: Float[Tensor, "B H L d"],
+    blocked: Bool[Tensor, "..."],
+    dropout: Dropout,
+) -> Float[Tensor, "B H L d"]:
+    """Scaled dot-product attention with dropout of its weights.
+
+    Args:
+        query: what looks.
+        key: what is looked at.
+        value: what is mixed.
+        blocked: pairs of a query and a key that must not meet; no query may be left without a key.
+        dropout: of the weights.
+    """
+    scores = (query @ key.transpose(2, 3)) / math.sqrt(query.shape[-1])
+    weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
+    return dropout(weights) @ value
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and earlier ones.
 
     Rows are left-aligned, so padding always lies in the future of a real position and needs no mask.
+
+    Args:
+        dim: width of the vectors.
+        heads: must divide `dim`.
+        dropout: of the attention weights.
+        rng: source of the weights and of dropout.
+        bias: whether the four linear maps have one.
+        block: neighbouring positions that stand for one event and see each other.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator):
+    def __init__(
+        self, dim: int, heads: int, dropout: float, rng: torch.Generator, bias: bool = True, block: int = 1
+    ):
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim ({dim}) must be a multiple of heads ({heads})")
         self.heads = heads
-        self.query_key_value = linear(dim, 3 * dim, rng)
-        self.out = linear(dim, dim, rng)
+        self.block = block
+        self.query_key_value = linear(dim, 3 * dim, rng, bias=bias)
+        self.out = linear(dim, dim, rng, bias=bias)
         self.dropout = Dropout(dropout, rng)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Mix each position with its past."""
-        B, L, D = x.shape
-        heads = self.query_key_value(x).view(B, L, 3, self.heads, D // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each B, heads, L, D / heads
+        query, key, value = split_heads(self.query_key_value(x), 3, self.heads)
         if self.training:
-            scores = (query @ key.transpose(2, 3)) / math.sqrt(D // self.heads)
-            future = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
-            weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-            mixed = self.dropout(weights) @ value
-        else:
+            mixed = attend(query, key, value, future(x.shape[1], x.device, self.block), self.dropout)
+        elif self.block == 1:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, D))
+        else:
+            seen = ~future(x.shape[1], x.device, self.block)
+            mixed = F.scaled_dot_product_attention(query, key, value, seen)
+        out: Tensor = self.out(merge_heads(mixed))
         return out
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each with dropout, residual and LayerNorm after it."""
+    """Attention and feed-forward, each with dropout, residual and LayerNorm after it.
+
+    Args:
+        dim: width of the vectors.
+        inner: width of the feed-forward part.
+        dropout: of the residual branches.
+        rng: source of the weights and of dropout.
+        attention: mixes positions; it is called with `x` and whatever else the layer is given.
+        activation: of the feed-forward part.
+    """
 
     def __init__(
-        self, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float, rng: torch.Generator
+        self,
+        dim: int,
+        inner: int,
+        dropout: float,
+        rng: torch.Generator,
+        attention: nn.Module,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ):
         super().__init__()
-        self.attention = CausalSelfAttention(dim, heads, attention_dropout, rng)
+        self.attention = attention
         self.norm_attention = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.expand = linear(dim, inner, rng)
         self.contract = linear(inner, dim, rng)
         self.norm_out = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.dropout = Dropout(dropout, rng)
+        self.activation = activation
 
-    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """One layer."""
-        x = self.norm_attention(x + self.dropout(self.attention(x)))
-        out: Tensor = self.norm_out(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+    def forward(self, x: Float[Tensor, "B L D"], *context: Tensor) -> Float[Tensor, "B L D"]:
+        """One layer; `context` is what the attention reads beside `x`."""
+        return self.complete(x, self.attention(x, *context))
+
+    def complete(
+        self, x: Float[Tensor, "*rows D"], attended: Float[Tensor, "*rows D"]
+    ) -> Float[Tensor, "*rows D"]:
+        """What follows the attention, at all positions or at some."""
+        x = self.norm_attention(x + self.dropout(attended))
+        out: Tensor = self.norm_out(x + self.dropout(self.contract(self.activation(self.expand(x)))))
         return out
 
 
@@ -77,12 +147,22 @@ class SequenceEncoder(nn.Module):
         dropout: float,
         attention_dropout: float,
         rng: torch.Generator,
+        bias: bool = True,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ):
         super().__init__()
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.dropout = Dropout(dropout, rng)
         self.layers = nn.ModuleList(
-            TransformerLayer(dim, heads, inner, dropout, attention_dropout, rng) for _ in range(layers)
+            TransformerLayer(
+                dim,
+                inner,
+                dropout,
+                rng,
+                CausalSelfAttention(dim, heads, attention_dropout, rng, bias),
+                activation,
+            )
+            for _ in range(layers)
         )
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
