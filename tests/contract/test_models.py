@@ -27,10 +27,16 @@ NAMES = list(registered_models())
 PARALLEL = [name for name in NAMES if get_model(name).parallel]
 LENGTHS = [9, 1, 2, 5, 9, 3]
 
-NUM_PARAMETERS = {"sasrec": 786_368}
+NUM_PARAMETERS = {
+    "gru4rec": 711_808,
+    "sasrec": 786_368,
+}
 """From the sources, at 10,672 items, histories of 50 and the default settings."""
 
-INITIAL_LOSS_BOUND = {"sasrec": 0.1}
+INITIAL_LOSS_BOUND = {
+    "gru4rec": 0.1,
+    "sasrec": 0.1,
+}
 """How far the first main loss may be from ln(V - 1), where 0.5 is not tight enough."""
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hm4sr.config import Config
 from hm4sr.errors import UserError
-from hm4sr.nn.losses import softmax_loss
-from hm4sr.nn.sampling import ItemView, sample_items, whole_catalogue
+from hm4sr.nn.losses import one_against_one, softmax_loss
+from hm4sr.nn.sampling import ItemView, draw_unseen, sample_items, whole_catalogue
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -124,6 +124,14 @@ class SeqRecModel(nn.Module):
         return softmax_loss(
             hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights
         )
+
+    def one_negative_loss(
+        self, hidden: Float[Tensor, "N Q"], batch: SeqBatch, kind: Literal["bce", "bpr"]
+    ) -> Float[Tensor, ""]:
+        """Each target against one item that its row does not hold, as several authors train their models."""
+        positives = self.item_vectors(batch.targets[batch.targets > 0])
+        negatives = self.item_vectors(draw_unseen(batch, self.catalog.num_items, self.rng))
+        return one_against_one(hidden, positives, negatives, kind)
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
