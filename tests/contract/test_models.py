@@ -29,13 +29,17 @@ LENGTHS = [9, 1, 2, 5, 9, 3]
 
 NUM_PARAMETERS = {
     "gru4rec": 711_808,
+    "lrurec": 827_633 - 2 * 64,  # in real numbers, without the imaginary output biases that nothing reads
     "sasrec": 786_368,
+    "tisasrec": 764_608,
 }
 """From the sources, at 10,672 items, histories of 50 and the default settings."""
 
 INITIAL_LOSS_BOUND = {
     "gru4rec": 0.1,
+    "lrurec": 0.1,
     "sasrec": 0.1,
+    "tisasrec": 0.1,
 }
 """How far the first main loss may be from ln(V - 1), where 0.5 is not tight enough."""
 

@@ -1,6 +1,6 @@
 """All models. A new one is a file here and a line in this list."""
 
-from hm4sr.models import gru4rec, hm4sr, sasrec
+from hm4sr.models import gru4rec, hm4sr, lrurec, sasrec, tisasrec
 from hm4sr.models.base import ModelConfig, SeqRecModel, get_model, registered_models
 
 __all__ = [
@@ -9,6 +9,8 @@ __all__ = [
     "get_model",
     "gru4rec",
     "hm4sr",
+    "lrurec",
     "registered_models",
     "sasrec",
+    "tisasrec",
 ]
