@@ -1,6 +1,6 @@
 """All models. A new one is a file here and a line in this list."""
 
-from hm4sr.models import gru4rec, hm4sr, lrurec, sasrec, tisasrec
+from hm4sr.models import gru4rec, hm4sr, lrurec, nova, sasrec, ticoserec, tisasrec
 from hm4sr.models.base import ModelConfig, SeqRecModel, get_model, registered_models
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "gru4rec",
     "hm4sr",
     "lrurec",
+    "nova",
     "registered_models",
     "sasrec",
+    "ticoserec",
     "tisasrec",
 ]
