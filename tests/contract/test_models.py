@@ -28,6 +28,7 @@ PARALLEL = [name for name in NAMES if get_model(name).parallel]
 LENGTHS = [9, 1, 2, 5, 9, 3]
 
 NUM_PARAMETERS = {
+    "fearec": 786_368,
     "gru4rec": 711_808,
     "lrurec": 827_633 - 2 * 64,  # in real numbers, without the imaginary output biases that nothing reads
     "nova": 884_928 + 2 * 128,  # with a LayerNorm for each modality
@@ -38,6 +39,7 @@ NUM_PARAMETERS = {
 """From the sources, at 10,672 items, histories of 50 and the default settings."""
 
 INITIAL_LOSS_BOUND = {
+    "fearec": 0.1,
     "gru4rec": 0.1,
     "lrurec": 0.1,
     "nova": 0.1,
