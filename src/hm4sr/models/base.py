@@ -44,11 +44,19 @@ class TransformerConfig(ModelConfig):
         return self
 
 
+def apply_preset(presets: dict[str, dict[str, Any]], values: Any) -> Any:
+    """The settings that the key `preset` stands for ("paper" if left out); keys beside it win over it."""
+    if isinstance(values, dict):
+        return {**presets.get(values.get("preset", "paper"), {}), **values}
+    return values
+
+
 class SeqRecModel(nn.Module):
     """A sequential recommender whose score is a dot product of a history's and an item's vector.
 
-    A subclass implements `encode` and `item_vectors`; training, evaluation and serving follow from them. A
-    model whose score does not factorise overrides `scores`.
+    A subclass implements `encode`, and `item_vectors` if an item's vector is more than a row of the table
+    `items`; training, evaluation and serving follow from them. A model whose score does not factorise
+    overrides `scores`.
 
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
@@ -64,6 +72,7 @@ class SeqRecModel(nn.Module):
     parallel: bool = True
     multimodal: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
+    items: nn.Embedding
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__()
@@ -107,8 +116,14 @@ class SeqRecModel(nn.Module):
         raise NotImplementedError
 
     def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """Vectors of the given item numbers; of the whole catalogue (U = V, row 0 is padding) if left out."""
-        raise NotImplementedError
+        """Vectors of the given item numbers; of the whole catalogue (U = V, row 0 is padding) if left out.
+
+        They are the rows of the table `items`, for a model that does not say otherwise.
+        """
+        if items is None:
+            return self.items.weight
+        rows: Tensor = self.items(items)
+        return rows
 
     def view(self, batch: SeqBatch) -> ItemView:
         """The items that a training step looks at: the whole catalogue, or the batch's and a sample."""

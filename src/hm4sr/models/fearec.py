@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hm4sr.models.base import SeqRecModel, TransformerConfig, register
+from hm4sr.models.base import SeqRecModel, TransformerConfig, apply_preset, register
 from hm4sr.nn.attention import LAYER_NORM_EPS, TransformerLayer
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.frequency import FrequencyAttention, frequency_band
@@ -77,9 +77,7 @@ class FEARecConfig(TransformerConfig):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {**PRESETS.get(values.get("preset", "paper"), {}), **values}
-        return values
+        return apply_preset(PRESETS, values)
 
 
 @register("fearec")
@@ -107,7 +105,7 @@ class FEARec(SeqRecModel):
         self.norm = nn.LayerNorm(c.dim, LAYER_NORM_EPS)
         self.dropout = Dropout(c.dropout, rng)
         num_lags = max(1, int(c.lag_factor * math.log(length)))
-        self.layers = nn.ModuleList()
+        layers = []
         for layer in range(c.layers):
             band = frequency_band(layer, c.layers, c.band_ratio, length // 2 + 1)
             attention = FrequencyAttention(
@@ -122,7 +120,8 @@ class FEARec(SeqRecModel):
                 c.padding == "silent",
                 rng,
             )
-            self.layers.append(TransformerLayer(c.dim, c.inner, c.dropout, rng, attention))
+            layers.append(TransformerLayer(c.dim, c.inner, c.dropout, rng, attention))
+        self.layers, self.top = nn.ModuleList(layers[:-1]), layers[-1]
         self.index = None if catalog.histories is None else TargetIndex(catalog.histories)
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
@@ -134,21 +133,17 @@ class FEARec(SeqRecModel):
         """Vector of each whole history; the last layer is computed at its last event alone."""
         return self._run(batch.items, batch.lengths[:, None] - 1)[:, 0]
 
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The item table itself, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
-
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """The main loss, contrast, and the difference of spectra."""
         c = self.config
         with self.mixed_precision():
             passes = 2 if "again" in _NEEDED[c.contrast] else 1
             z, *again = self._last(batch.items.repeat(passes, 1), batch.lengths.repeat(passes)).chunk(passes)
-            views = {"z": z, "again": again[0] if again else None}
-            views["other"] = self._same_target(batch) if "other" in _NEEDED[c.contrast] else None
+            views = {"z": z}
+            if again:
+                views["again"] = again[0]
+            if "other" in _NEEDED[c.contrast]:
+                views["other"] = self._same_target(batch)
         terms = {"main": self.main_loss(z, self.view(batch))}
         for number, (first, second) in enumerate(_PAIRS[c.contrast]):
             pair = views[first], views[second]
@@ -165,12 +160,10 @@ class FEARec(SeqRecModel):
         real = items > 0
         x = self.dropout(self.norm(self.items(items) + self.positions.weight[: items.shape[1]]))
         everywhere = torch.arange(items.shape[1], device=items.device).expand_as(items)
-        for layer in self.layers[:-1]:
+        for layer in self.layers:
             x = layer(x, real, everywhere)
-        last = self.layers[-1]
         wanted = x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
-        out: Tensor = last.complete(wanted, last.attention(x, real, at))
-        return out
+        return self.top.complete(wanted, self.top.attention(x, real, at))
 
     def _last(self, items: Int[Tensor, "B L"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         return self._run(items, lengths[:, None] - 1)[:, 0].float()

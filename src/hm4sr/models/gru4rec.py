@@ -4,7 +4,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -54,13 +54,6 @@ class GRU4Rec(SeqRecModel):
         states, _ = self.recurrent(self.dropout(self.items(batch.items)))
         vectors: Tensor = self.out(states)
         return vectors
-
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The item table itself, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy over the catalogue, or BPR."""

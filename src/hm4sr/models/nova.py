@@ -97,13 +97,6 @@ class NOVA(SeqRecModel):
         place = torch.arange(batch.items.shape[1], device=items.device) == batch.lengths[:, None] - 1
         return torch.where(place[..., None], answers[:, None], hidden[:, :-1])
 
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The item table itself, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
-
     def fix_items(self) -> Float[Tensor, "V Q"]:
         """Compute the item vectors, and the projected modalities of all items, once and for all."""
         self._side_tables = {name: self._project(name, None) for name in self.projections}
@@ -147,11 +140,14 @@ class NOVA(SeqRecModel):
         beside = torch.stack(sides, dim=2)
         for layer in self.layers:
             x = layer(x, beside, blocked)
-        return x
+        hidden: Tensor = x
+        return hidden
 
     def _project(self, name: str, items: Int[Tensor, "U"] | None) -> Float[Tensor, "U D"]:
         side: Tensor = self.projections[name](self.matmul_dtype, items)
-        return self.norms[name](side) if self.config.normalise_sides else side
+        if self.config.normalise_sides:
+            side = self.norms[name](side)
+        return side
 
 
 class SideFusion(nn.Module):
@@ -179,7 +175,8 @@ class SideFusion(nn.Module):
             return vectors.sum(2)
         score = self.score(vectors)
         weights = score.softmax(2) if self.gate == "softmax" else score.sigmoid()
-        return (weights * vectors).sum(2)
+        fused: Tensor = (weights * vectors).sum(2)
+        return fused
 
 
 class NonInvasiveAttention(nn.Module):

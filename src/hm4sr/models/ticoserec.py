@@ -1,5 +1,6 @@
 """TiCoSeRec: contrast of two views of a history that are more even in time."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -7,10 +8,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from hm4sr.models.base import SeqRecModel, TransformerConfig, register
-from hm4sr.nn.attention import SequenceEncoder
+from hm4sr.models.base import TransformerConfig, register
+from hm4sr.models.sasrec import SASRec
 from hm4sr.nn.histories import TargetIndex, item_neighbours, regular_users, vector_neighbours
-from hm4sr.nn.init import embedding
 from hm4sr.nn.losses import nt_xent
 from hm4sr.nn.time_views import TimedRows, crop, insert, mask, reorder, substitute, widened
 from hm4sr.types import Catalog, SeqBatch
@@ -52,7 +52,7 @@ class TiCoSeRecConfig(TransformerConfig):
 
 
 @register("ticoserec")
-class TiCoSeRec(SeqRecModel):
+class TiCoSeRec(SASRec):
     """SASRec with contrast of views that are more even in time (Dang et al., AAAI 2023).
 
     Two operators, drawn for each history, crop, reorder, mask, substitute or insert where intervals are even
@@ -74,34 +74,15 @@ class TiCoSeRec(SeqRecModel):
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
-        c = config
-        self.items = embedding(catalog.num_rows, c.dim, rng, padding=True)
-        self.positions = embedding(catalog.max_length, c.dim, rng)
-        self.encoder = SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
         self.index, regular = None, torch.zeros(0, dtype=torch.bool)
         if catalog.histories is not None:
             self.index = TargetIndex(catalog.histories)
-            regular = regular_users(catalog.histories, c.regular_share, rng)
+            regular = regular_users(catalog.histories, config.regular_share, rng)
         self.register_buffer("regular", regular.to(torch.empty(0).device), persistent=False)
         neighbours = torch.zeros(catalog.num_rows, dtype=torch.int64)
         self.register_buffer("neighbours", neighbours, persistent=False)
         self._offline: tuple[Tensor, Tensor] | None = None
-        self._contrast = not c.warm_up
-
-    def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
-        """Hidden vector after each event (Q = dim)."""
-        return self._run(batch.items, torch.arange(batch.items.shape[1], device=batch.items.device))
-
-    def _run(self, items: Int[Tensor, "B L"], positions: Int[Tensor, "*B L"]) -> Float[Tensor, "B L D"]:
-        hidden: Tensor = self.encoder(self.items(items) + self.positions(positions))
-        return hidden
-
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The item table itself, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
+        self._contrast = not config.warm_up
 
     def start_epoch(self, epoch: int) -> None:
         """Find out which items are similar, and whether the contrast has set in."""
@@ -142,7 +123,7 @@ class TiCoSeRec(SeqRecModel):
         draws = torch.rand(len(view), generator=rng, device=view.device)
         kind = (draws * torch.where(rows.lengths >= c.long_from, 5, 3)).long()
         kind = kind.masked_fill(self._is_regular(batch.users), -1)
-        operators = {
+        operators: dict[int, Callable[[TimedRows], Tensor]] = {
             SUBSTITUTE: lambda some: substitute(some, c.substitute_rate, rng, self._similar),
             INSERT: lambda some: insert(some, c.insert_rate, rng, self._similar),
             MASK: lambda some: mask(some, c.mask_rate, rng, c.mask_mode == "maximum"),
@@ -168,7 +149,8 @@ class TiCoSeRec(SeqRecModel):
         view = view.masked_fill(place < 0, 0)
         order = (view == 0).long().argsort(dim=1, stable=True)[:, :kept]
         items, place = view.gather(1, order), place.gather(1, order)
-        hidden = self._run(items, torch.where(items > 0, place, 0)).float()
+        x = self.items(items) + self.positions(torch.where(items > 0, place, 0))
+        hidden: Tensor = self.encoder(x).float()
         slot = torch.where(items > 0, kept - length.clamp_max(kept) + place, kept)
         flat = hidden.new_zeros(len(view), kept + 1, hidden.shape[2])
         return flat.scatter(1, slot[..., None].expand_as(hidden), hidden)[:, :kept].flatten(1)

@@ -87,13 +87,6 @@ class TiSASRec(SeqRecModel):
         hidden: Tensor = self.norm(x)
         return hidden
 
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The item table itself, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
-
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """The main loss, and the penalty of long table rows if there is one."""
         if self.config.loss == "softmax":
@@ -108,7 +101,7 @@ class TiSASRec(SeqRecModel):
 
     def _squared_length(self, batch: SeqBatch) -> Float[Tensor, ""]:
         """Half the squares of all tables; of the batch's items alone where a step touches only a sample."""
-        items = self.item_vectors(batch.items.unique() if self.negatives else None)
+        items = self.item_vectors(torch.unique(batch.items) if self.negatives else None)
         others = (self.position_keys, self.position_values, self.interval_keys, self.interval_values)
         return 0.5 * sum((table.weight.square().sum() for table in others), items.square().sum())
 
@@ -135,8 +128,8 @@ class IntervalBlock(nn.Module):
         """One block."""
         queries = self.norm_queries(x)
         x = self.norm_inner(queries + self.attention(queries, x, intervals, positions, tables))
-        inner = self.dropout(F.relu(self.expand(x)))
-        return x + self.dropout(self.contract(inner))
+        out: Tensor = x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x)))))
+        return out
 
 
 def _table(rows: int, dim: int, rng: torch.Generator, padding: bool = False) -> nn.Embedding:

@@ -49,7 +49,8 @@ def attend(
     """
     scores = (query @ key.transpose(2, 3)) / math.sqrt(query.shape[-1])
     weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
-    return dropout(weights) @ value
+    mixed: Tensor = dropout(weights) @ value
+    return mixed
 
 
 class CausalSelfAttention(nn.Module):

@@ -126,7 +126,7 @@ def item_neighbours(histories: Histories, num_rows: int) -> tuple[Int[Tensor, "V
     best = torch.full((num_rows,), num_rows, device=cpu)
     score = torch.full((num_rows,), -torch.inf, device=cpu)
     lowest = torch.inf
-    for events in by_item.split(torch.bincount(chunk).tolist() if len(chunk) else []):
+    for events in torch.split(by_item, torch.bincount(chunk).tolist() if len(chunk) else [0]):
         width = sizes[user[events]]
         left = torch.repeat_interleave(events, width)
         offset = torch.arange(len(left), device=cpu) - torch.repeat_interleave(width.cumsum(0) - width, width)
@@ -151,7 +151,9 @@ def item_neighbours(histories: Histories, num_rows: int) -> tuple[Int[Tensor, "V
 def vector_neighbours(table: Float[Tensor, "V D"]) -> tuple[Int[Tensor, "V"], Float[Tensor, "V"]]:
     """The item whose vector has the largest dot product with each item's, scaled to 0..1 over all pairs."""
     best, score, lowest = [], [], torch.inf
-    for rows in torch.arange(len(table), device=table.device).split(max(1, _CHUNK_PAIRS // len(table))):
+    for rows in torch.split(
+        torch.arange(len(table), device=table.device), max(1, _CHUNK_PAIRS // len(table))
+    ):
         product = table[rows] @ table.T
         outside = torch.zeros_like(product, dtype=torch.bool)
         outside[:, 0] = True

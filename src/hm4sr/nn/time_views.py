@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_ROUNDING = 1e-9
+"""Variances that differ by less are equal: intervals are whole seconds."""
+
 Similar = Callable[[Int[Tensor, "..."]], Int[Tensor, "..."]]
 
 
@@ -123,7 +126,9 @@ def most_even_window(rows: TimedRows, size: Int[Tensor, "B"]) -> Int[Tensor, "B"
     mean = windows.sum(2) / count
     variance = torch.where(inside, (windows - mean[..., None]).square(), 0.0).sum(2) / count
     variance = variance.masked_fill(rows.position > (rows.lengths - size)[:, None], torch.inf)
-    return L - 1 - variance.flip(1).argmin(1)
+    lowest = variance.amin(1, keepdim=True)
+    as_even = variance <= lowest * (1 + _ROUNDING) + _ROUNDING
+    return (as_even * rows.position).amax(1)
 
 
 def _largest(
