@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hm4sr.config import Config
 from hm4sr.errors import UserError
-from hm4sr.nn.losses import softmax_loss
-from hm4sr.nn.sampling import ItemView, sample_items, whole_catalogue
+from hm4sr.nn.losses import one_against_one, softmax_loss
+from hm4sr.nn.sampling import ItemView, draw_unseen, sample_items, whole_catalogue
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 
@@ -44,14 +44,23 @@ class TransformerConfig(ModelConfig):
         return self
 
 
+def apply_preset(presets: dict[str, dict[str, Any]], values: Any) -> Any:
+    """The settings that the key `preset` stands for ("paper" if left out); keys beside it win over it."""
+    if isinstance(values, dict):
+        return {**presets.get(values.get("preset", "paper"), {}), **values}
+    return values
+
+
 class SeqRecModel(nn.Module):
     """A sequential recommender whose score is a dot product of a history's and an item's vector.
 
-    A subclass implements `encode` and `item_vectors`; training, evaluation and serving follow from them. A
-    model whose score does not factorise overrides `scores`.
+    A subclass implements `encode`, and `item_vectors` if an item's vector is more than a row of the table
+    `items`; training, evaluation and serving follow from them. A model whose score does not factorise
+    overrides `scores`.
 
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
+            Settings may make one model less exact than its class declares.
         multimodal: whether it reads the frozen features of the catalogue.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
@@ -60,9 +69,10 @@ class SeqRecModel(nn.Module):
 
     Config: ClassVar[type[ModelConfig]]
     name: ClassVar[str]
-    parallel: ClassVar[bool] = True
+    parallel: bool = True
     multimodal: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
+    items: nn.Embedding
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__()
@@ -106,8 +116,14 @@ class SeqRecModel(nn.Module):
         raise NotImplementedError
 
     def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """Vectors of the given item numbers; of the whole catalogue (U = V, row 0 is padding) if left out."""
-        raise NotImplementedError
+        """Vectors of the given item numbers; of the whole catalogue (U = V, row 0 is padding) if left out.
+
+        They are the rows of the table `items`, for a model that does not say otherwise.
+        """
+        if items is None:
+            return self.items.weight
+        rows: Tensor = self.items(items)
+        return rows
 
     def view(self, batch: SeqBatch) -> ItemView:
         """The items that a training step looks at: the whole catalogue, or the batch's and a sample."""
@@ -123,6 +139,14 @@ class SeqRecModel(nn.Module):
         return softmax_loss(
             hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights
         )
+
+    def one_negative_loss(
+        self, hidden: Float[Tensor, "N Q"], batch: SeqBatch, kind: Literal["bce", "bpr"]
+    ) -> Float[Tensor, ""]:
+        """Each target against one item that its row does not hold, as several authors train their models."""
+        positives = self.item_vectors(batch.targets[batch.targets > 0])
+        negatives = self.item_vectors(draw_unseen(batch, self.catalog.num_items, self.rng))
+        return one_against_one(hidden, positives, negatives, kind)
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hm4sr.models.base import SeqRecModel, TransformerConfig, register
+from hm4sr.models.base import SeqRecModel, TransformerConfig, apply_preset, register
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear
 from hm4sr.nn.losses import category_loss, in_batch_contrastive
@@ -81,9 +81,7 @@ class HM4SRConfig(TransformerConfig):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            return {**PRESETS.get(values.get("preset", "paper"), {}), **values}
-        return values
+        return apply_preset(PRESETS, values)
 
 
 @register("hm4sr")

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig, register
@@ -43,10 +43,3 @@ class SASRec(SeqRecModel):
     def _embed(self, batch: SeqBatch) -> Float[Tensor, "B L D"]:
         embedded: Tensor = self.items(batch.items) + self.positions.weight[: batch.items.shape[1]]
         return embedded
-
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The item table itself, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows

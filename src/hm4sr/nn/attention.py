@@ -1,10 +1,11 @@
 """Causal Transformer encoder, post-LayerNorm as in BERT (paper eq. 17-18)."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.dropout import Dropout
@@ -18,75 +19,140 @@ def take_position(x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Floa
     return x.gather(1, position[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
 
 
+def split_heads(x: Float[Tensor, "B L W"], parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Cut `parts` projections that stand side by side (W = parts D) into heads: each B, H, L, D / H."""
+    B, L, W = x.shape
+    return tuple(x.view(B, L, parts, heads, W // (parts * heads)).permute(2, 0, 3, 1, 4))
+
+
+def merge_heads(x: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
+    """Heads side by side again (D = H d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def future(length: int, device: torch.device, block: int = 1) -> Bool[Tensor, "L L"]:
+    """True where the key (column) comes after the query (row); positions of one block see each other."""
+    event = torch.arange(length, device=device) // block
+    return event > event[:, None]
+
+
+def attend(
+    query: Float[Tensor, "B H L d"],
+    key: Float[Tensor, "B H L d"],
+    value: Float[Tensor, "B H L d"],
+    blocked: Bool[Tensor, "..."],
+    dropout: Dropout,
+) -> Float[Tensor, "B H L d"]:
+    """Scaled dot-product attention with dropout of its weights.
+
+    Args:
+        query: what looks.
+        key: what is looked at.
+        value: what is mixed.
+        blocked: pairs of a query and a key that must not meet; no query may be left without a key.
+        dropout: of the weights.
+    """
+    scores = (query @ key.transpose(2, 3)) / math.sqrt(query.shape[-1])
+    weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
+    mixed: Tensor = dropout(weights) @ value
+    return mixed
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and earlier ones.
 
     Rows are left-aligned, so padding always lies in the future of a real position and needs no mask.
+
+    Args:
+        dim: width of the vectors.
+        heads: must divide `dim`.
+        dropout: of the attention weights.
+        rng: source of the weights and of dropout.
+        bias: whether the four linear maps have one.
+        block: neighbouring positions that stand for one event and see each other.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator):
+    def __init__(
+        self, dim: int, heads: int, dropout: float, rng: torch.Generator, bias: bool = True, block: int = 1
+    ):
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim ({dim}) must be a multiple of heads ({heads})")
         self.heads = heads
-        self.query_key_value = linear(dim, 3 * dim, rng)
-        self.out = linear(dim, dim, rng)
+        self.block = block
+        self.query_key_value = linear(dim, 3 * dim, rng, bias=bias)
+        self.out = linear(dim, dim, rng, bias=bias)
         self.dropout = Dropout(dropout, rng)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Mix each position with its past."""
-        B, L, D = x.shape
-        heads = self.query_key_value(x).view(B, L, 3, self.heads, D // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each B, heads, L, D / heads
+        query, key, value = split_heads(self.query_key_value(x), 3, self.heads)
         if self.training:
-            scores = (query @ key.transpose(2, 3)) / math.sqrt(D // self.heads)
-            future = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
-            weights = scores.masked_fill(future, -torch.inf).softmax(-1)
-            mixed = self.dropout(weights) @ value
-        else:
+            mixed = attend(query, key, value, future(x.shape[1], x.device, self.block), self.dropout)
+        elif self.block == 1:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, D))
+        else:
+            seen = ~future(x.shape[1], x.device, self.block)
+            mixed = F.scaled_dot_product_attention(query, key, value, seen)
+        out: Tensor = self.out(merge_heads(mixed))
         return out
 
     def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """What `forward` gives at one position of each row, without dropout."""
-        B, L, D = x.shape
-        to_query, to_key_value = torch.split(self.query_key_value.weight, [D, 2 * D])
-        bias_query, bias_key_value = torch.split(self.query_key_value.bias, [D, 2 * D])
-        query = F.linear(take_position(x, position), to_query, bias_query).view(B, self.heads, 1, -1)
-        heads = F.linear(x, to_key_value, bias_key_value).view(B, L, 2, self.heads, D // self.heads)
-        key, value = heads.permute(2, 0, 3, 1, 4)
-        past = torch.arange(L, device=x.device) <= position[:, None]
+        """What `forward` gives at one position of each row, without dropout; for blocks of one position."""
+        assert self.block == 1
+        D, whole = x.shape[-1], self.query_key_value
+        weights = torch.split(whole.weight, [D, 2 * D])
+        biases = torch.split(whole.bias, [D, 2 * D]) if whole.bias is not None else (None, None)
+        (query,) = split_heads(
+            F.linear(take_position(x, position), weights[0], biases[0])[:, None], 1, self.heads
+        )
+        key, value = split_heads(F.linear(x, weights[1], biases[1]), 2, self.heads)
+        past = torch.arange(x.shape[1], device=x.device) <= position[:, None]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=past[:, None, None])
-        out: Tensor = self.out(mixed.reshape(B, D))
+        out: Tensor = self.out(merge_heads(mixed).squeeze(1))
         return out
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each with dropout, residual and LayerNorm after it."""
+    """Attention and feed-forward, each with dropout, residual and LayerNorm after it.
+
+    Args:
+        dim: width of the vectors.
+        inner: width of the feed-forward part.
+        dropout: of the residual branches.
+        rng: source of the weights and of dropout.
+        attention: mixes positions; it is called with `x` and whatever else the layer is given.
+        activation: of the feed-forward part.
+    """
 
     def __init__(
-        self, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float, rng: torch.Generator
+        self,
+        dim: int,
+        inner: int,
+        dropout: float,
+        rng: torch.Generator,
+        attention: nn.Module,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ):
         super().__init__()
-        self.attention = CausalSelfAttention(dim, heads, attention_dropout, rng)
+        self.attention = attention
         self.norm_attention = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.expand = linear(dim, inner, rng)
         self.contract = linear(inner, dim, rng)
         self.norm_out = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.dropout = Dropout(dropout, rng)
+        self.activation = activation
 
-    def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """One layer."""
-        return self._feed_forward(self.norm_attention(x + self.dropout(self.attention(x))))
+    def forward(self, x: Float[Tensor, "B L D"], *context: Tensor) -> Float[Tensor, "B L D"]:
+        """One layer; `context` is what the attention reads beside `x`."""
+        return self.complete(x, self.attention(x, *context))
 
-    def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """What the layer gives at one position of each row, without dropout."""
-        own = take_position(x, position)
-        return self._feed_forward(self.norm_attention(own + self.attention.at(x, position)))
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm_out(x + self.dropout(self.contract(F.gelu(self.expand(x)))))
+    def complete(
+        self, x: Float[Tensor, "*rows D"], attended: Float[Tensor, "*rows D"]
+    ) -> Float[Tensor, "*rows D"]:
+        """What follows the attention, at all positions or at some."""
+        x = self.norm_attention(x + self.dropout(attended))
+        out: Tensor = self.norm_out(x + self.dropout(self.contract(self.activation(self.expand(x)))))
         return out
 
 
@@ -102,12 +168,22 @@ class SequenceEncoder(nn.Module):
         dropout: float,
         attention_dropout: float,
         rng: torch.Generator,
+        bias: bool = True,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ):
         super().__init__()
         self.norm = nn.LayerNorm(dim, LAYER_NORM_EPS)
         self.dropout = Dropout(dropout, rng)
         self.layers = nn.ModuleList(
-            TransformerLayer(dim, heads, inner, dropout, attention_dropout, rng) for _ in range(layers)
+            TransformerLayer(
+                dim,
+                inner,
+                dropout,
+                rng,
+                CausalSelfAttention(dim, heads, attention_dropout, rng, bias),
+                activation,
+            )
+            for _ in range(layers)
         )
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
@@ -127,4 +203,5 @@ class SequenceEncoder(nn.Module):
             x = layer(x)
         last = self.layers[-1]
         assert isinstance(last, TransformerLayer)
-        return last.at(x, position)
+        assert isinstance(last.attention, CausalSelfAttention)
+        return last.complete(take_position(x, position), last.attention.at(x, position))

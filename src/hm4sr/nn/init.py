@@ -65,3 +65,16 @@ def constant(values: list[float]) -> nn.Parameter:
     """A parameter with the given values."""
     tensor: Tensor = torch.tensor(values, device=_device())
     return nn.Parameter(tensor)
+
+
+def xavier_std(inputs: int, outputs: int) -> float:
+    """Standard deviation that keeps the scale of a matrix's inputs and of its gradients (Glorot & Bengio)."""
+    return math.sqrt(2 / (inputs + outputs))
+
+
+def truncated_normal(*shape: int, std: float, rng: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from N(0, std), cut off at two standard deviations."""
+    tensor = torch.empty(shape)
+    if not tensor.is_meta:
+        nn.init.trunc_normal_(tensor, 0.0, std, -2 * std, 2 * std, generator=rng)
+    return nn.Parameter(tensor)

@@ -1,7 +1,7 @@
 """Loss terms shared by the models."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,39 @@ def in_batch_contrastive(
     index = torch.arange(len(logits), device=logits.device)
     ignored = not_negative.clone().fill_diagonal_(False)
     return F.cross_entropy(logits.masked_fill_(ignored, -torch.inf if exclude else 0.0), index)
+
+
+def nt_xent(
+    first: Float[Tensor, "N W"], second: Float[Tensor, "N W"], temperature: float, cosine: bool = False
+) -> Float[Tensor, ""]:
+    """Contrast of two views of each row: every view looks for its twin among all other 2N - 1 views.
+
+    Args:
+        first: one view of each row.
+        second: the other view.
+        temperature: divides the dot product.
+        cosine: compare directions alone.
+    """
+    views = torch.cat([first, second])
+    if cosine:
+        views = F.normalize(views, dim=1)
+    logits = (views / temperature) @ views.T
+    logits = logits.masked_fill(torch.eye(len(views), dtype=torch.bool, device=views.device), -torch.inf)
+    twin = torch.arange(len(views), device=views.device).roll(len(first))
+    return F.cross_entropy(logits, twin)
+
+
+def one_against_one(
+    hidden: Float[Tensor, "N Q"],
+    positives: Float[Tensor, "N Q"],
+    negatives: Float[Tensor, "N Q"],
+    kind: Literal["bce", "bpr"],
+) -> Float[Tensor, ""]:
+    """Losses with one negative a target: both judged by themselves (bce), or against each other (bpr)."""
+    positive, negative = (hidden * positives).sum(1), (hidden * negatives).sum(1)
+    if kind == "bpr":
+        return F.softplus(negative - positive).mean()
+    return (F.softplus(-positive) + F.softplus(negative)).mean()
 
 
 def category_loss(logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]) -> Float[Tensor, ""]:

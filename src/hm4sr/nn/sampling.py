@@ -69,3 +69,19 @@ def sample_items(
     items = place[1 : len(history)].view(batch.items.shape)
     found = place[len(history) : len(history) + len(targets)]
     return rows, lambda vectors: ItemView(vectors, items, found, log_weights)
+
+
+def draw_unseen(batch: SeqBatch, num_items: int, rng: torch.Generator) -> Int[Tensor, "N"]:
+    """One item for each learned target, uniform among those that its row does not hold.
+
+    A row that holds nearly the whole catalogue may keep one of its own items after ten draws.
+    """
+    row = (batch.targets > 0).nonzero()[:, 0]
+    own = torch.cat([batch.items, batch.targets], dim=1)
+    drawn = torch.randint(1, num_items + 1, (len(row),), generator=rng, device=row.device)
+    for _ in range(10):
+        seen = (own[row] == drawn[:, None]).any(1)
+        if not bool(seen.any()):
+            break
+        drawn[seen] = torch.randint(1, num_items + 1, (int(seen.sum()),), generator=rng, device=row.device)
+    return drawn
