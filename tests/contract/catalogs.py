@@ -42,7 +42,9 @@ def small_catalog(
             present[1 + number :: 7] = False
         vectors = torch.randn(num_items + 1, width + number, generator=rng)
         vectors = torch.nn.functional.normalize(vectors, dim=1) * present[:, None]
-        levels = vectors[:, None] + 0.5 * torch.randn(num_items + 1, num_blocks, width + number, generator=rng)
+        levels = vectors[:, None] + 0.5 * torch.randn(
+            num_items + 1, num_blocks, width + number, generator=rng
+        )
         levels = levels * present[:, None, None]
         start = torch.randn(width + number, generator=rng)
         features[name] = ItemFeatures(vectors, present, levels, start)
@@ -74,9 +76,9 @@ def small_model(name: str, catalog: Catalog | None = None, seed: int = 1, **sett
     return built
 
 
-def without_dropout(name: str) -> dict[str, float]:
-    """Settings of that model that switch all its dropout off."""
-    return {key: 0.0 for key in get_model(name).Config.model_fields if "dropout" in key}
+def without_noise(name: str) -> dict[str, float]:
+    """Settings of that model that switch all its dropout and noise off."""
+    return {key: 0.0 for key in get_model(name).Config.model_fields if "dropout" in key or "noise" in key}
 
 
 def histories(lengths: list[int], num_items: int = 40, parallel: bool = True, seed: int = 0) -> SeqBatch:

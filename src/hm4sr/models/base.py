@@ -89,7 +89,7 @@ class SeqRecModel(nn.Module):
     @torch.no_grad()
     def fix_items(self) -> Float[Tensor, "V Q"]:
         """Compute the item vectors once and for all; for a model that will not be trained any more."""
-        self._fixed_items = self.item_vectors()
+        self._fixed_items = self.item_vectors().detach()  # a parameter itself would be registered twice
         return self._fixed_items
 
     def train(self, mode: bool = True) -> "SeqRecModel":

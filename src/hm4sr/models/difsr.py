@@ -27,7 +27,7 @@ class DIFSRConfig(TransformerConfig):
     fusion: Fusion = "gate"
     """How the scores of IDs, positions and categories become one."""
     causal_fusion: bool = False
-    """Gate and concat do not see the scores of later events, which makes one pass over all positions exact."""
+    """Hide the scores of later events from gate and concat: one pass over all positions is then exact."""
     attribute_weight: float = Field(10.0, ge=0)
     """lambda, weight of predicting the categories of the answer."""
     train_attributes: bool = True
@@ -55,15 +55,22 @@ class ScoreFusion(nn.Module):
     ) -> Float[Tensor, "B H L L"]:
         """Fuse; the scores of `hidden_keys` count as 0 where rows are read."""
         if self.kind == "sum":
-            return torch.stack(torch.broadcast_tensors(*scores)).sum(0)
+            return _stack(scores, 0).sum(0)
         L, P = scores[0].shape[-1], self.length
         shown = [part.masked_fill(hidden_keys, 0.0) for part in scores]
-        stacked = torch.stack(torch.broadcast_tensors(*shown), dim=3)  # B H L sources L
+        stacked = _stack(shown, 3)  # B H L sources L
         if self.kind == "concat":
             weight = self.row.weight.view(P, -1, P)[:L, :, :L].flatten(1)
             return F.linear(stacked.flatten(3), weight, self.row.bias[:L])
         energy = self.energy(F.linear(stacked, self.row.weight[:, :L], self.row.bias).relu())
-        return (energy.softmax(3) * stacked).sum(3)
+        fused: Tensor = (energy.softmax(3) * stacked).sum(3)
+        return fused
+
+
+def _stack(parts: list[Tensor], dim: int) -> Tensor:
+    """Tensors side by side; those of the positions are the same for all rows."""
+    num_rows = max(len(part) for part in parts)
+    return torch.stack([part.expand(num_rows, -1, -1, -1) for part in parts], dim=dim)
 
 
 class DecoupledAttention(nn.Module):
@@ -104,7 +111,7 @@ class DecoupledAttention(nn.Module):
         return out
 
     def _split(self, x: Float[Tensor, "B L W"], parts: int) -> Float[Tensor, "parts B H L E"]:
-        return x.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4)
 
     @staticmethod
     def _scores(query: Float[Tensor, "B H L E"], key: Float[Tensor, "B H L E"]) -> Float[Tensor, "B H L L"]:

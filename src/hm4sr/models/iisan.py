@@ -13,7 +13,7 @@ from hm4sr.models.item_states import ItemStateModel
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear, normal
 from hm4sr.nn.levels import InterModalTower, IntraModalTower, LevelRule, stored_levels
-from hm4sr.nn.projection import by_rows
+from hm4sr.nn.projection import by_rows, presence
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -48,21 +48,25 @@ class IISAN(ItemStateModel):
 
     Config = IISANConfig
     multimodal = True
+    present: Tensor
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
         c = config
         require_features(catalog, self.name)
-        self.levels = nn.ModuleDict(stored_levels(dict(sorted(catalog.features.items())), c.levels, self.name))
-        widths = [levels.width for levels in self.levels.values()]
-        depth = 1 + next(iter(self.levels.values())).levels.shape[1]
+        stored = stored_levels(dict(sorted(catalog.features.items())), c.levels, self.name)
+        self.levels = nn.ModuleDict(stored)
+        self.register_buffer("present", presence(catalog.features), persistent=False)
+        widths = [len(levels.start) for levels in stored.values()]
+        depth = 1 + next(iter(stored.values())).levels.shape[1]
         self.towers = nn.ModuleList(IntraModalTower(width, c.adapter, depth, rng) for width in widths)
         self.common = InterModalTower(widths, c.adapter, depth, rng) if len(widths) > 1 else None
         towers = [*widths, widths[0]] if self.common is not None else widths
         self.heads = nn.ModuleList(
-            nn.Sequential(_xavier(width, width, rng), _xavier(width, c.dim, rng)) for width in towers
+            nn.Sequential(linear(width, width, rng, std=None), linear(width, c.dim, rng, std=None))
+            for width in towers
         )
-        self.join = _xavier(len(towers) * c.dim, c.dim, rng)
+        self.join = linear(len(towers) * c.dim, c.dim, rng, std=None)
         self.stand_ins = nn.ParameterDict(
             {
                 name: normal(c.dim, std=0.02, rng=rng)
@@ -72,11 +76,19 @@ class IISAN(ItemStateModel):
         )
         self.positions = embedding(catalog.max_length, c.dim, rng)
         self.encoder = SequenceEncoder(
-            c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng, bias=False, activation=F.relu
+            c.dim,
+            c.layers,
+            c.heads,
+            c.inner,
+            c.dropout,
+            c.attention_dropout,
+            rng,
+            bias=False,
+            activation=F.relu,
         )
         for weight in self.encoder.parameters():
-            if weight.ndim == 2:
-                _draw_xavier(weight, rng)
+            if weight.ndim == 2 and not weight.is_meta:
+                nn.init.xavier_normal_(weight, generator=rng)
 
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
         """Item vectors from the stored states."""
@@ -86,7 +98,7 @@ class IISAN(ItemStateModel):
                 return by_rows(self.item_states, num_rows, device)
             items = torch.arange(num_rows, device=device)
         levels = [cached(items) for cached in self.levels.values()]
-        present = torch.stack([~cached.missing[items] for cached in self.levels.values()], dim=1)
+        present = self.present[items]
         found = []
         for m, (name, tower) in enumerate(zip(self.levels, self.towers, strict=True)):
             x = self.heads[m](tower(levels[m]))
@@ -125,14 +137,3 @@ class IISAN(ItemStateModel):
         answer = targets[learned]
         no_negative = mine[row_of_target].scatter(1, answer[:, None], False)
         return {"main": F.cross_entropy(logits.masked_fill(no_negative, -torch.inf), answer)}
-
-
-def _xavier(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
-    layer = linear(inputs, outputs, rng)
-    _draw_xavier(layer.weight, rng)
-    return layer
-
-
-def _draw_xavier(weight: Tensor, rng: torch.Generator) -> None:
-    if not weight.is_meta:
-        nn.init.xavier_normal_(weight, generator=rng)

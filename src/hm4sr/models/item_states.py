@@ -45,7 +45,7 @@ class ItemStateModel(SeqRecModel):
     @torch.no_grad()
     def fix_items(self) -> Float[Tensor, "V Q"]:
         """Compute states and candidates once and for all."""
-        self._fixed_states = self.item_states()
+        self._fixed_states = self.item_states().detach()
         self._fixed_items = self.candidates(self._fixed_states)
         return self._fixed_items
 
@@ -71,7 +71,9 @@ class ItemStateModel(SeqRecModel):
 
     def state_loss(self, hidden: Float[Tensor, "N D"], view: ItemView) -> Float[Tensor, ""]:
         """Cross-entropy against the candidates that a view's states make."""
-        return self.main_loss(self.query(hidden), replace(view, vectors=self.candidates(view.vectors.float())))
+        return self.main_loss(
+            self.query(hidden), replace(view, vectors=self.candidates(view.vectors.float()))
+        )
 
 
 class CosineConfig(TransformerConfig):
@@ -79,6 +81,19 @@ class CosineConfig(TransformerConfig):
 
     temperature: float = Field(0.07, gt=0)
     """tau, which divides the cosine."""
+
+
+class AdaptorConfig(CosineConfig):
+    """Settings of a model that reads features through whitening experts."""
+
+    experts: int = Field(8, gt=0)
+    """K, whitening experts of a modality."""
+    adaptor_dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout of the features in front of the experts."""
+    gate_noise: float = Field(1.0, ge=0)
+    """Scale of the noise on the experts' gate in training."""
+    own_masks: bool = False
+    """Each expert drops other elements, as in the original, at K times the cost."""
 
 
 class CosineModel(ItemStateModel):
@@ -94,4 +109,5 @@ class CosineModel(ItemStateModel):
 
     def query(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """History vectors of length 1 / tau."""
-        return F.normalize(hidden.float(), dim=-1) / self.config.temperature
+        query: Tensor = F.normalize(hidden.float(), dim=-1) / self.config.temperature
+        return query

@@ -15,7 +15,7 @@ from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.experts import GatedFeedForward
 from hm4sr.nn.init import embedding, normal
 from hm4sr.nn.losses import in_batch_contrastive
-from hm4sr.nn.projection import FeatureProjection
+from hm4sr.nn.projection import FeatureProjection, presence
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -61,7 +61,7 @@ class ExpertLayer(nn.Module):
 
 @register("m3srec")
 class M3SRec(CosineModel):
-    """Multi-modal mixture of experts for sequential recommendation (Bian et al., CIKM 2023): re-implementation.
+    """Multi-modal mixture of experts for recommendation (Bian et al., CIKM 2023): a re-implementation.
 
     No code was released, and the details below are ours: results must be labelled "re-implementation". Known
     from the paper are modality-specific and cross-modal mixtures of experts within a Transformer, and tasks
@@ -75,6 +75,7 @@ class M3SRec(CosineModel):
 
     Config = M3SRecConfig
     multimodal = True
+    present: Tensor
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
@@ -87,6 +88,7 @@ class M3SRec(CosineModel):
         self.projections = nn.ModuleDict(
             {name: FeatureProjection(given, c.dim, rng) for name, given in features}
         )
+        self.register_buffer("present", presence(catalog.features), persistent=False)
         self.norm = nn.LayerNorm(c.dim, LAYER_NORM_EPS)
         self.dropout = Dropout(c.dropout, rng)
         self.layers = nn.ModuleList(
@@ -107,7 +109,7 @@ class M3SRec(CosineModel):
 
     def _parts(self, states: Float[Tensor, "... S"]) -> tuple[Float[Tensor, "... M D"], Tensor]:
         """Projections, and IDs (0 without)."""
-        parts = states.unflatten(-1, (-1, self.config.dim))
+        parts = states.view(*states.shape[:-1], -1, self.config.dim)
         num_modalities = len(self.projections)
         projections, ids = parts[..., :num_modalities, :], parts[..., num_modalities:, :]
         return projections, ids.sum(-2)
@@ -115,7 +117,8 @@ class M3SRec(CosineModel):
     def represent(self, states: Float[Tensor, "U S"]) -> Float[Tensor, "U D"]:
         """Mean of the projections, plus the ID."""
         projections, ids = self._parts(states)
-        return projections.mean(-2) + ids
+        vectors: Tensor = projections.mean(-2) + ids
+        return vectors
 
     def read(self, states: Float[Tensor, "B L S"], batch: SeqBatch) -> Float[Tensor, "B L D"]:
         """Mean over modalities of the tokens of each event."""
@@ -124,7 +127,8 @@ class M3SRec(CosineModel):
         x = self.dropout(self.norm(projections + shared[:, :, None] + self.modality))
         for layer in self.layers:
             x = layer(x)
-        return x.mean(2)
+        hidden: Tensor = x.mean(2)
+        return hidden
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets, and the contrasts."""
@@ -149,17 +153,15 @@ class M3SRec(CosineModel):
         return self._mean(
             [
                 self._contrast(hidden[has], answers[has, m], targets[has])
-                for m, has in enumerate(self._present(targets))
+                for m, has in enumerate(self.present[targets].unbind(1))
                 if has.any()
             ]
         )
 
-    def _contrast_modalities(
-        self, answers: Float[Tensor, "N M D"], batch: SeqBatch
-    ) -> Float[Tensor, ""]:
+    def _contrast_modalities(self, answers: Float[Tensor, "N M D"], batch: SeqBatch) -> Float[Tensor, ""]:
         """Each pair of modalities of the answers against each other, in both directions."""
         targets = batch.targets[batch.targets > 0]
-        present = self._present(targets)
+        present = self.present[targets].unbind(1)
         return self._mean(
             [
                 self._contrast(answers[both, a], answers[both, b], targets[both])
@@ -172,9 +174,6 @@ class M3SRec(CosineModel):
     def _contrast(self, queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
         same = targets[:, None] == targets
         return in_batch_contrastive(queries, keys, same, self.config.temperature)
-
-    def _present(self, targets: Int[Tensor, "N"]) -> list[Tensor]:
-        return [~projection.missing[targets] for projection in self.projections.values()]
 
     def _mean(self, terms: list[Tensor]) -> Tensor:
         return torch.stack(terms).mean() if terms else self.positions.weight.new_zeros(())

@@ -18,7 +18,7 @@ from hm4sr.nn.clustering import density_peaks, kmeans
 from hm4sr.nn.cross_attention import ReadingLayer, SetLayer
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import embedding, zeros
-from hm4sr.nn.projection import FeatureProjection
+from hm4sr.nn.projection import FeatureProjection, presence
 from hm4sr.nn.sampling import ItemView
 from hm4sr.types import Catalog, SeqBatch
 
@@ -59,8 +59,8 @@ class MISSRec(CosineModel):
     phi cos(u, x_i) with one learned phi: it does not factorise unless there is one modality or fusion is
     static. There is no pre-training on other data sets.
 
-    Beside the original: a learned vector stands in for a missing modality, which has no cluster; padding is no
-    class of the softmax; the penalty does not grow with the batch.
+    Beside the original: a learned vector stands in for a missing modality, which has no cluster; padding is
+    no class of the softmax; the penalty does not grow with the batch.
     """
 
     Config = MISSRecConfig
@@ -68,6 +68,7 @@ class MISSRec(CosineModel):
     multimodal = True
     centroids: Tensor
     clusters: Tensor
+    present: Tensor
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
@@ -87,10 +88,11 @@ class MISSRec(CosineModel):
         self.norm_interests = nn.LayerNorm(c.dim, LAYER_NORM_EPS)
         self.norm_out = nn.LayerNorm(c.dim, LAYER_NORM_EPS)
         self.phi = zeros(1) if c.fusion == "dynamic" and len(features) > 1 else None
-        present = torch.stack([given.present for _, given in features], dim=1)  # V M
-        num_clusters = max(1, math.ceil(c.cluster_ratio * int(present.sum())))
+        self.register_buffer("present", presence(catalog.features), persistent=False)
+        num_vectors = sum(int(given.present.sum()) for given in catalog.features.values())
+        num_clusters = max(1, math.ceil(c.cluster_ratio * num_vectors))
         self.register_buffer("centroids", torch.zeros(num_clusters + 1, c.dim))  # row 0 is no interest
-        self.register_buffer("clusters", torch.zeros(present.shape, dtype=torch.int64))
+        self.register_buffer("clusters", torch.zeros(self.present.shape, dtype=torch.int64))
 
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U S"]:
         """[E; x_1; ...; x_m] of each item (S = (1 + m) dim)."""
@@ -102,16 +104,15 @@ class MISSRec(CosineModel):
     def start_epoch(self, epoch: int) -> None:
         """Find the interests anew in the present projections of all features."""
         c = self.config
-        present = torch.stack([~projection.missing for projection in self.projections.values()], dim=1)
         projected = [projection(torch.float32) for projection in self.projections.values()]
-        points = torch.stack(projected, dim=1)[present]
+        points = torch.stack(projected, dim=1)[self.present]
         num_clusters = len(self.centroids) - 1
         if c.clustering == "kmeans":
             centroids, assigned = kmeans(points, num_clusters, c.cluster_passes, self.rng)
         else:
             centroids, assigned = density_peaks(points, num_clusters, c.cluster_neighbours)
         self.centroids[1:] = centroids
-        self.clusters[present] = assigned + 1
+        self.clusters[self.present] = assigned + 1
 
     def interests(self, items: Int[Tensor, "B L"]) -> tuple[Float[Tensor, "B T D"], Bool[Tensor, "B T"]]:
         """The distinct clusters of each history's items, encoded, and which of the T slots are empty.
@@ -134,7 +135,7 @@ class MISSRec(CosineModel):
         return self._read(states, batch, *self.interests(batch.items))
 
     def _read(self, states: Tensor, batch: SeqBatch, memory: Tensor, empty: Tensor) -> Tensor:
-        summed = states.unflatten(-1, (-1, self.config.dim)).sum(-2)
+        summed = states.view(*states.shape[:-1], -1, self.config.dim).sum(-2)
         x = self.dropout(self.norm(summed + self.positions.weight[: batch.items.shape[1]]))
         for layer in self.decoder:
             x = layer(x, ~batch.valid, memory, _unread(empty))
@@ -152,7 +153,7 @@ class MISSRec(CosineModel):
         return scores
 
     def _directions(self, states: Float[Tensor, "U S"]) -> Float[Tensor, "U M D"]:
-        return F.normalize(states.unflatten(1, (-1, self.config.dim)), dim=-1)
+        return F.normalize(states.view(len(states), -1, self.config.dim), dim=-1)
 
     def _fused(self, query: Float[Tensor, "N D"], items: Float[Tensor, "U M D"]) -> Float[Tensor, "N U"]:
         """Score of each item after each history; M counts the ID, which comes first."""
@@ -161,7 +162,8 @@ class MISSRec(CosineModel):
         x_id, *rest = ((query @ items[:, m].T) for m in range(items.shape[1]))
         cosines = torch.stack(rest)
         weights = (self.phi * self.config.temperature * cosines).softmax(0)
-        return (x_id + len(rest) * (weights * cosines).sum(0)) / (1 + len(rest))
+        fused: Tensor = (x_id + len(rest) * (weights * cosines).sum(0)) / (1 + len(rest))
+        return fused
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets, and the penalty on interests."""
@@ -194,7 +196,7 @@ class MISSRec(CosineModel):
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
-            for chunk in zip(query.split(size), view.targets.split(size), strict=True)
+            for chunk in zip(torch.split(query, size), torch.split(view.targets, size), strict=True)
         ]
         return torch.stack(parts).sum() / len(query)
 

@@ -5,27 +5,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
 from hm4sr.models.base import register, require_features
-from hm4sr.models.item_states import CosineConfig, CosineModel
+from hm4sr.models.item_states import AdaptorConfig, CosineModel
 from hm4sr.nn.attention import SequenceEncoder
-from hm4sr.nn.experts import NoisyDenseMoE
+from hm4sr.nn.experts import EventExperts
 from hm4sr.nn.init import embedding, linear, normal, uniform
-from hm4sr.nn.projection import FrozenFeatures
 from hm4sr.types import Catalog, SeqBatch
 
 
-class TedRecConfig(CosineConfig):
+class TedRecConfig(AdaptorConfig):
     """Settings of TedRec."""
 
-    experts: int = Field(8, gt=0)
-    """K, whitening experts of a modality."""
-    adaptor_dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout of the features in front of the experts."""
-    own_masks: bool = False
-    """Each expert drops other elements, as in the original, at K times the cost."""
     zero_pad: bool = False
     """Padding enters the transforms as zeros; otherwise as in the original, as a vector like any other."""
 
@@ -53,13 +45,15 @@ class SpectralFusion(nn.Module):
             filtered = self._sequence(spectrum * torch.view_as_complex(self.filter))
             product = self._sequence(spectrum * self._spectrum(texts.float()))
             gated = [x * gate(x).sigmoid() for gate, x in zip(self.gates, (filtered, product), strict=True)]
-            return 2 * (gated[0] + gated[1])
+            return 2 * torch.stack(gated).sum(0)
 
     def _spectrum(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x, dim=1, norm="ortho")
+        spectrum: Tensor = torch.fft.rfft(x, dim=1, norm="ortho")
+        return spectrum
 
     def _sequence(self, spectrum: Tensor) -> Tensor:
-        return torch.fft.irfft(spectrum, n=self.length, dim=1, norm="ortho")
+        sequence: Tensor = torch.fft.irfft(spectrum, n=self.length, dim=1, norm="ortho")
+        return sequence
 
 
 @register("tedrec")
@@ -89,20 +83,19 @@ class TedRec(CosineModel):
         if not self.items.weight.is_meta:
             self.items.weight.data[0].normal_(0.0, 0.02, generator=rng)
         self.positions = embedding(catalog.max_length, c.dim, rng)
-        features = sorted(catalog.features.items())
-        self.frozen = nn.ModuleDict({name: FrozenFeatures(given) for name, given in features})
         self.adaptors = nn.ModuleDict(
             {
-                name: NoisyDenseMoE(
-                    given.vectors.shape[1],
+                name: EventExperts(
+                    given,
                     c.dim,
                     c.experts,
                     c.adaptor_dropout,
+                    c.gate_noise,
+                    c.own_masks,
                     rng,
                     catalog.max_length,
-                    c.own_masks,
                 )
-                for name, given in features
+                for name, given in sorted(catalog.features.items())
             }
         )
         self.fusion = SpectralFusion(catalog.max_length, c.dim, rng)
@@ -119,26 +112,9 @@ class TedRec(CosineModel):
         items = F.pad(batch.items, (0, P - L))
         padding = self.items.weight[0].detach().expand(len(states), P - L, -1)
         ids = torch.cat([states, padding.to(states.dtype)], dim=1)
-        texts = torch.stack([self._texts(name, items) for name in self.adaptors]).sum(0)
+        texts = torch.stack([adaptor(self.matmul_dtype, items) for adaptor in self.adaptors.values()]).sum(0)
         if self.config.zero_pad:
             real = (items > 0)[..., None]
             ids, texts = ids * real, texts * real
         hidden: Tensor = self.encoder(self.fusion(ids, texts)[:, :L] + self.positions.weight[:L])
         return hidden
-
-    def _texts(self, name: str, items: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
-        """Each position's experts on the text that stands there; where there is none, on zeros.
-
-        The features of real events alone are read, for most of a batch of short histories is padding.
-        """
-        moe, frozen = self.adaptors[name], self.frozen[name]
-        present = ~frozen.missing[items]
-        x = frozen.rows(self.matmul_dtype, items[present])
-        gates = x.new_zeros(*items.shape, len(moe.weight), dtype=torch.float32)
-        found = moe.gates(x)
-        gates[present] = found
-        nothing = torch.zeros_like(gates[~present])
-        gates[~present] = moe.route(nothing, nothing)
-        mapped = x.new_zeros(*items.shape, moe.weight.shape[2], dtype=torch.float32)
-        mapped[present] = moe.mix(found, x).float()
-        return mapped - torch.einsum("bpk,kpd->bpd", gates, moe.shifts())

@@ -4,27 +4,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
 from hm4sr.models.base import register, require_features
-from hm4sr.models.item_states import CosineConfig, CosineModel
+from hm4sr.models.item_states import AdaptorConfig, CosineModel
 from hm4sr.nn.attention import SequenceEncoder
-from hm4sr.nn.experts import NoisyDenseMoE
+from hm4sr.nn.experts import ItemExperts
 from hm4sr.nn.init import embedding
-from hm4sr.nn.projection import FrozenFeatures, by_rows
+from hm4sr.nn.projection import by_rows
 from hm4sr.types import Catalog, SeqBatch
-
-
-class UniSRecConfig(CosineConfig):
-    """Settings of UniSRec."""
-
-    experts: int = Field(8, gt=0)
-    """K, whitening experts of a modality."""
-    adaptor_dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout of the features in front of the experts."""
-    own_masks: bool = False
-    """Each expert drops other elements, as in the original, at K times the cost."""
 
 
 @register("unisrec")
@@ -40,7 +28,7 @@ class UniSRec(CosineModel):
     as in the original's own training from scratch.
     """
 
-    Config = UniSRecConfig
+    Config = AdaptorConfig
     multimodal = True
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
@@ -49,14 +37,10 @@ class UniSRec(CosineModel):
         require_features(catalog, self.name)
         self.items = embedding(catalog.num_rows, c.dim, rng, padding=True)
         self.positions = embedding(catalog.max_length, c.dim, rng)
-        features = sorted(catalog.features.items())
-        self.frozen = nn.ModuleDict({name: FrozenFeatures(given) for name, given in features})
         self.adaptors = nn.ModuleDict(
             {
-                name: NoisyDenseMoE(
-                    given.vectors.shape[1], c.dim, c.experts, c.adaptor_dropout, rng, own_masks=c.own_masks
-                )
-                for name, given in features
+                name: ItemExperts(given, c.dim, c.experts, c.adaptor_dropout, c.gate_noise, c.own_masks, rng)
+                for name, given in sorted(catalog.features.items())
             }
         )
         self.encoder = SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
@@ -66,11 +50,8 @@ class UniSRec(CosineModel):
         if items is None and not torch.is_grad_enabled():
             return by_rows(self.item_states, self.catalog.num_rows, self.items.weight.device)
         states = self.items.weight if items is None else self.items(items)
-        for name, adaptor in self.adaptors.items():
-            frozen = self.frozen[name]
-            missing = frozen.missing if items is None else frozen.missing[items]
-            z = adaptor(frozen.rows(self.matmul_dtype, items))
-            states = states + z.masked_fill(missing[:, None], 0.0)
+        for adaptor in self.adaptors.values():
+            states = states + adaptor(self.matmul_dtype, items)
         return states
 
     def read(self, states: Float[Tensor, "B L D"], batch: SeqBatch) -> Float[Tensor, "B L D"]:

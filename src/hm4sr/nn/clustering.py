@@ -12,7 +12,7 @@ def nearest(points: Float[Tensor, "N D"], centroids: Float[Tensor, "K D"]) -> In
     """Number of the nearest centroid of each point (Euclidean; the first of those that tie)."""
     # |x - c|^2 / 2 without the part that is the same for all c
     half_squares = centroids.square().sum(1) / 2
-    chunks = points.split(max(1, _CHUNK_ELEMENTS // len(centroids)))
+    chunks = torch.split(points, max(1, _CHUNK_ELEMENTS // len(centroids)))
     return torch.cat([torch.addmm(half_squares, chunk, centroids.T, alpha=-1).argmin(1) for chunk in chunks])
 
 
@@ -53,10 +53,15 @@ def density_peaks(
         the centroids, and the number of the nearest one of each point.
     """
     neighbours = min(neighbours, len(points) - 1)
-    chunks = torch.arange(len(points), device=points.device).split(max(1, _CHUNK_ELEMENTS // len(points)))
+    numbers = torch.arange(len(points), device=points.device)
+    chunks = torch.split(numbers, max(1, _CHUNK_ELEMENTS // len(points)))
     spread = torch.cat(
         [
-            torch.cdist(points[rows], points).topk(neighbours + 1, largest=False).values[:, 1:].square().mean(1)
+            torch.cdist(points[rows], points)
+            .topk(neighbours + 1, largest=False)
+            .values[:, 1:]
+            .square()
+            .mean(1)
             for rows in chunks
         ]
     )

@@ -29,7 +29,10 @@ class MaskedAttention(nn.Module):
         self.dropout = Dropout(dropout, rng)
 
     def forward(
-        self, x: Float[Tensor, "B L D"], hidden: Bool[Tensor, "B T"], keys: Float[Tensor, "B T D"] | None = None
+        self,
+        x: Float[Tensor, "B L D"],
+        hidden: Bool[Tensor, "B T"],
+        keys: Float[Tensor, "B T D"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Mix the keys into each position; every row must have a key that is not hidden."""
         B, L, D = x.shape

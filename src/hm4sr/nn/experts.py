@@ -2,11 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import linear, normal, zeros
+from hm4sr.nn.projection import FrozenFeatures
+from hm4sr.types import ItemFeatures
 
 _LEAST_NOISE = 0.01
 
@@ -22,9 +24,10 @@ class NoisyDenseMoE(nn.Module):
         dim: D, of the result.
         experts: K.
         dropout: of the feature.
+        gate_noise: scale of the noise; 0 for none.
+        own_masks: each expert drops other elements of the feature, which costs K times as much.
         rng: source of the weights, of dropout and of the noise.
         positions: P, if every position of a sequence has a bias of its own.
-        own_masks: each expert drops other elements of the feature, which costs K times as much.
     """
 
     def __init__(
@@ -33,12 +36,13 @@ class NoisyDenseMoE(nn.Module):
         dim: int,
         experts: int,
         dropout: float,
+        gate_noise: float,
+        own_masks: bool,
         rng: torch.Generator,
         positions: int | None = None,
-        own_masks: bool = False,
     ):
         super().__init__()
-        self.own_masks = own_masks
+        self.gate_noise, self.own_masks = gate_noise, own_masks
         self.weight = normal(experts, width, dim, std=0.02, rng=rng)
         self.bias = zeros(experts, width) if positions is None else zeros(experts, positions, width)
         self.gate = zeros(width, experts)
@@ -52,17 +56,14 @@ class NoisyDenseMoE(nn.Module):
 
     def gates(self, x: Float[Tensor, "U F"]) -> Float[Tensor, "U K"]:
         """Weight of each expert."""
-        return self.route(
-            (x @ self.gate.to(x.dtype)).float(), (x @ self.noise.to(x.dtype)).float() if self.training else None
-        )
+        logits = (x @ self.gate.to(x.dtype)).float()
+        return self.route(logits, (x @ self.noise.to(x.dtype)).float() if self.training else logits)
 
-    def route(
-        self, logits: Float[Tensor, "U K"], spread: Float[Tensor, "U K"] | None
-    ) -> Float[Tensor, "U K"]:
-        """Softmax of the gate's logits, with noise of standard deviation softplus(spread) + 0.01 in training."""
-        if self.training and spread is not None:
+    def route(self, logits: Float[Tensor, "U K"], spread: Float[Tensor, "U K"]) -> Float[Tensor, "U K"]:
+        """Softmax of the logits, in training with noise of standard deviation softplus(spread) + 0.01."""
+        if self.training:
             noise = torch.randn(logits.shape, generator=self.dropout.rng, device=logits.device)
-            logits = logits + noise * (F.softplus(spread) + _LEAST_NOISE)
+            logits = logits + self.gate_noise * noise * (F.softplus(spread) + _LEAST_NOISE)
         return logits.softmax(-1)
 
     def mix(self, gates: Float[Tensor, "U K"], x: Float[Tensor, "U F"]) -> Float[Tensor, "U D"]:
@@ -73,7 +74,8 @@ class NoisyDenseMoE(nn.Module):
             found = (self.dropout(x.expand(K, *x.shape)) @ weight).transpose(0, 1)
         else:
             found = (self.dropout(x) @ weight.transpose(0, 1).reshape(width, K * D)).view(-1, K, D)
-        return (gates[..., None] * found).sum(1)
+        mixed: Tensor = (gates[..., None] * found).sum(1)
+        return mixed
 
     def shifts(self) -> Float[Tensor, "... D"]:
         """b_k W_k: K x D, or K x P x D."""
@@ -82,19 +84,88 @@ class NoisyDenseMoE(nn.Module):
         return (self.bias @ self.weight).float()
 
 
+class ItemExperts(FrozenFeatures):
+    """One modality of the items through whitening experts; nothing where an item lacks it."""
+
+    def __init__(
+        self,
+        features: ItemFeatures,
+        dim: int,
+        experts: int,
+        dropout: float,
+        gate_noise: float,
+        own_masks: bool,
+        rng: torch.Generator,
+    ):
+        super().__init__(features)
+        width = features.vectors.shape[1]
+        self.moe = NoisyDenseMoE(width, dim, experts, dropout, gate_noise, own_masks, rng)
+
+    def forward(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
+        """Map the given items, or the whole catalogue; `dtype` is the number format of the products."""
+        missing = self.missing if items is None else self.missing[items]
+        z: Tensor = self.moe(self.rows(dtype, items))
+        return z.masked_fill(missing[:, None], 0.0)
+
+
+class EventExperts(FrozenFeatures):
+    """One modality of the events of histories through whitening experts with a bias for each position.
+
+    Where an event lacks the modality, or there is no event, the experts read zeros.
+    """
+
+    def __init__(
+        self,
+        features: ItemFeatures,
+        dim: int,
+        experts: int,
+        dropout: float,
+        gate_noise: float,
+        own_masks: bool,
+        rng: torch.Generator,
+        positions: int,
+    ):
+        super().__init__(features)
+        width = features.vectors.shape[1]
+        self.moe = NoisyDenseMoE(width, dim, experts, dropout, gate_noise, own_masks, rng, positions)
+
+    def forward(self, dtype: torch.dtype, items: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
+        """Map histories of exactly P positions; `dtype` is the number format of the large product.
+
+        The features of real events alone are read, for most of a batch of short histories is padding.
+        """
+        moe, present = self.moe, ~self.missing[items]
+        K, _, D = moe.weight.shape
+        x = self.rows(dtype, items[present])
+        found = moe.gates(x)
+        gates = found.new_zeros(*items.shape, K)
+        gates[present] = found
+        nothing = torch.zeros_like(gates[~present])
+        gates[~present] = moe.route(nothing, nothing)
+        mapped = found.new_zeros(*items.shape, D)
+        mapped[present] = moe.mix(found, x).float()
+        return mapped - torch.einsum("bpk,kpd->bpd", gates, moe.shifts()).float()
+
+
 class GatedFeedForward(nn.Module):
     """sum_k g_k FFN_k(x) with g a softmax over all K experts; they act as one wide feed-forward part."""
 
     def __init__(self, dim: int, inner: int, experts: int, rng: torch.Generator):
         super().__init__()
+        self.inner = inner
         self.gate = linear(dim, experts, rng)
         self.expand = linear(dim, experts * inner, rng)
         self.contract = linear(experts * inner, dim, rng, bias=False)
         self.bias = zeros(experts, dim)
 
+    def gates(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... K"]:
+        """Weight of each expert."""
+        weights: Tensor = self.gate(x).softmax(-1)
+        return weights
+
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Weight the experts' hidden layers, so that one product sums their outputs."""
-        gates = self.gate(x).softmax(-1)
-        hidden = F.gelu(self.expand(x)).unflatten(-1, (len(self.bias), -1))
+        gates = self.gates(x)
+        hidden = F.gelu(self.expand(x)).view(*gates.shape, self.inner)
         out: Tensor = self.contract((gates[..., None] * hidden).flatten(-2)) + gates @ self.bias
         return out

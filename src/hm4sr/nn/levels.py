@@ -35,7 +35,6 @@ class CachedLevels(nn.Module):
 
     start: Tensor
     levels: Tensor
-    missing: Tensor
 
     def __init__(self, features: ItemFeatures, blocks: list[int]):
         super().__init__()
@@ -45,12 +44,6 @@ class CachedLevels(nn.Module):
         chosen = features.levels[:, [block - 1 for block in blocks]].to(device)
         self.register_buffer("levels", chosen, persistent=False)
         self.register_buffer("start", features.start.to(device), persistent=False)
-        self.register_buffer("missing", ~features.present.to(device), persistent=False)
-
-    @property
-    def width(self) -> int:
-        """F."""
-        return len(self.start)
 
     def forward(self, items: Int[Tensor, "U"]) -> list[Float[Tensor, "#U F"]]:
         """States of the items at the start (one row for all) and after each chosen block, in float32."""
@@ -58,7 +51,9 @@ class CachedLevels(nn.Module):
         return [self.start.float()[None], *levels.unbind(1)]
 
 
-def stored_levels(features: Mapping[str, ItemFeatures], rule: LevelRule, model: str) -> dict[str, CachedLevels]:
+def stored_levels(
+    features: Mapping[str, ItemFeatures], rule: LevelRule, model: str
+) -> dict[str, CachedLevels]:
     """The levels of every modality, by name.
 
     Raises:

@@ -1,10 +1,10 @@
 """Linear maps of frozen item features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.init import linear, normal
@@ -18,7 +18,13 @@ def by_rows(
 ) -> Float[Tensor, "V Q"]:
     """What `function` makes of the items 0..V-1, some at a time, so that what lies between is never whole."""
     items = torch.arange(num_rows, device=device)
-    return torch.cat([function(chunk) for chunk in items.split(_CHUNK_ROWS)])
+    return torch.cat([function(chunk) for chunk in torch.split(items, _CHUNK_ROWS)])
+
+
+def presence(features: Mapping[str, ItemFeatures]) -> Bool[Tensor, "V M"]:
+    """Which modalities each item has, in the order of their names."""
+    columns = [given.present for _, given in sorted(features.items())]
+    return torch.stack(columns, dim=1).to(torch.empty(0).device)
 
 
 class FrozenFeatures(nn.Module):
@@ -33,11 +39,6 @@ class FrozenFeatures(nn.Module):
         self.register_buffer("features", features.vectors.to(device), persistent=False)
         self.register_buffer("missing", ~features.present.to(device), persistent=False)
         self._converted: Tensor | None = None
-
-    @property
-    def width(self) -> int:
-        """F."""
-        return self.features.shape[1]
 
     def rows(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U F"]:
         """The vectors of some items, or of the whole catalogue, in a number format."""
