@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig, register
@@ -32,6 +32,12 @@ class DIFSRConfig(TransformerConfig):
     """lambda, weight of predicting the categories of the answer."""
     train_attributes: bool = True
     """Whether the categories' vectors learn; the released code leaves them at their random start, N(0, 1)."""
+
+    @model_validator(mode="after")
+    def _heads_divide_attribute_dim(self) -> "DIFSRConfig":
+        if self.attribute_dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide attribute_dim = {self.attribute_dim}")
+        return self
 
 
 class ScoreFusion(nn.Module):

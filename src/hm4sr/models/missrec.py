@@ -107,6 +107,8 @@ class MISSRec(CosineModel):
         projected = [projection(torch.float32) for projection in self.projections.values()]
         points = torch.stack(projected, dim=1)[self.present]
         num_clusters = len(self.centroids) - 1
+        if not len(points):
+            return
         if c.clustering == "kmeans":
             centroids, assigned = kmeans(points, num_clusters, c.cluster_passes, self.rng)
         else:
