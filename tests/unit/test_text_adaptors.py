@@ -159,9 +159,7 @@ def test_fusion_adds_both_products_through_gates_of_their_own(length):
             torch.sigmoid(x[t] @ gate.weight[0] + gate.bias)
             for x, gate in zip((a, b), fusion.gates, strict=True)
         ]
-        torch.testing.assert_close(
-            found[t], 2 * (gates[0] * a[t] + gates[1] * b[t]), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(found[t], 2 * (gates[0] * a[t] + gates[1] * b[t]), rtol=1e-4, atol=1e-4)
 
 
 def test_fusion_stays_in_float32_under_autocast():
@@ -203,7 +201,10 @@ def test_the_vector_of_padding_is_random_and_never_learns():
 
 @pytest.mark.parametrize("name", ["unisrec", "tedrec"])
 def test_noise_of_the_gates_comes_from_the_models_generator(name):
-    model, batch = small_model(name, dropout=0.0, attention_dropout=0.0).train(), histories([4, 2], parallel=False)
+    model, batch = (
+        small_model(name, dropout=0.0, attention_dropout=0.0).train(),
+        histories([4, 2], parallel=False),
+    )
     state = model.rng.get_state()
     first = model.losses(batch)["main"]
     assert not torch.equal(model.losses(batch)["main"], first)
