@@ -52,7 +52,7 @@ class SeqRecModel(nn.Module):
 
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
-            Where that depends on the settings, an instance says otherwise than its class.
+            Where that depends on the settings, an instance says otherwise than its class does.
         multimodal: whether it reads the frozen features of the catalogue.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.

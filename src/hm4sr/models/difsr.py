@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig, register
-from hm4sr.nn.attention import LAYER_NORM_EPS, TransformerLayer
+from hm4sr.nn.attention import LAYER_NORM_EPS, TransformerLayer, future, merge_heads, split_heads
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import embedding, linear
 from hm4sr.nn.losses import category_loss
@@ -103,25 +103,18 @@ class DecoupledAttention(nn.Module):
         valid: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B L D"]:
         """Mix each position's past; positions and attributes only say how much of what."""
-        B, L, D = x.shape
-        *query_key, value = self._split(self.query_key_value(x), 3)
-        sources = [self._scores(*query_key), self._scores(*self._split(self.position(positions[None]), 2))]
+        query, key, value = split_heads(self.query_key_value(x), 3, self.heads)
+        pairs = [(query, key), split_heads(self.position(positions[None]), 2, self.heads)]
         if self.attribute is not None:
-            sources.insert(0, self._scores(*self._split(self.attribute(attributes), 2)))
-        future = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
+            pairs.insert(0, split_heads(self.attribute(attributes), 2, self.heads))
+        sources = [query @ key.transpose(2, 3) for query, key in pairs]
+        blocked = future(x.shape[1], x.device)
         padding = ~valid[:, None, None]
-        fused = self.fusion(sources, padding | future if self.causal_fusion else padding)
-        scores = fused / math.sqrt(D // self.heads)
-        weights = self.dropout(scores.masked_fill(future, -torch.inf).softmax(-1))
-        out: Tensor = self.out((weights.to(value.dtype) @ value).transpose(1, 2).reshape(B, L, D))
+        fused = self.fusion(sources, padding | blocked if self.causal_fusion else padding)
+        scores = fused / math.sqrt(value.shape[-1])
+        weights = self.dropout(scores.masked_fill(blocked, -torch.inf).softmax(-1))
+        out: Tensor = self.out(merge_heads(weights.to(value.dtype) @ value))
         return out
-
-    def _split(self, x: Float[Tensor, "B L W"], parts: int) -> Float[Tensor, "parts B H L E"]:
-        return x.view(*x.shape[:2], parts, self.heads, -1).permute(2, 0, 3, 1, 4)
-
-    @staticmethod
-    def _scores(query: Float[Tensor, "B H L E"], key: Float[Tensor, "B H L E"]) -> Float[Tensor, "B H L L"]:
-        return query @ key.transpose(2, 3)
 
 
 @register("difsr")

@@ -14,6 +14,45 @@ from hm4sr.nn.init import linear
 LAYER_NORM_EPS = 1e-12
 
 
+def split_heads(x: Float[Tensor, "B L W"], parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Cut `parts` projections that stand side by side (W = parts D) into heads: each B, H, L, D / H."""
+    B, L, W = x.shape
+    return tuple(x.view(B, L, parts, heads, W // (parts * heads)).permute(2, 0, 3, 1, 4))
+
+
+def merge_heads(x: Float[Tensor, "B H L d"]) -> Float[Tensor, "B L D"]:
+    """Heads side by side again (D = H d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def future(length: int, device: torch.device, block: int = 1) -> Bool[Tensor, "L L"]:
+    """True where the key (column) comes after the query (row); positions of one block see each other."""
+    event = torch.arange(length, device=device) // block
+    return event > event[:, None]
+
+
+def attend(
+    query: Float[Tensor, "B H L d"],
+    key: Float[Tensor, "B H T d"],
+    value: Float[Tensor, "B H T d"],
+    blocked: Bool[Tensor, "..."],
+    dropout: Dropout,
+) -> Float[Tensor, "B H L d"]:
+    """Scaled dot-product attention with dropout of its weights.
+
+    Args:
+        query: what looks.
+        key: what is looked at.
+        value: what is mixed.
+        blocked: pairs of a query and a key that must not meet; no query may be left without a key.
+        dropout: of the weights.
+    """
+    scores = (query @ key.transpose(2, 3)) / math.sqrt(query.shape[-1])
+    weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
+    mixed: Tensor = dropout(weights) @ value
+    return mixed
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and earlier ones.
 
@@ -42,24 +81,16 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
         """Mix each position with its past."""
-        B, L, D = x.shape
-        heads = self.query_key_value(x).view(B, L, 3, self.heads, D // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each B, heads, L, D / heads
+        query, key, value = split_heads(self.query_key_value(x), 3, self.heads)
         if self.training:
-            scores = (query @ key.transpose(2, 3)) / math.sqrt(D // self.heads)
-            weights = scores.masked_fill(self._future(L, x.device), -torch.inf).softmax(-1)
-            mixed = self.dropout(weights) @ value
+            mixed = attend(query, key, value, future(x.shape[1], x.device, self.block), self.dropout)
         elif self.block == 1:
             mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, ~self._future(L, x.device))
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(B, L, D))
+            seen = ~future(x.shape[1], x.device, self.block)
+            mixed = F.scaled_dot_product_attention(query, key, value, seen)
+        out: Tensor = self.out(merge_heads(mixed))
         return out
-
-    def _future(self, length: int, device: torch.device) -> Bool[Tensor, "L L"]:
-        """Which keys each position must not see."""
-        event = torch.arange(length, device=device) // self.block
-        return event > event[:, None]
 
 
 class TransformerLayer(nn.Module):
@@ -94,10 +125,13 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], *context: Tensor) -> Float[Tensor, "B L D"]:
         """One layer; `context` is what the attention reads beside `x`."""
-        return self.feed_forward(self.norm_attention(x + self.dropout(self.attention(x, *context))))
+        return self.complete(x, self.attention(x, *context))
 
-    def feed_forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        """The second half of the layer."""
+    def complete(
+        self, x: Float[Tensor, "*rows D"], attended: Float[Tensor, "*rows D"]
+    ) -> Float[Tensor, "*rows D"]:
+        """What follows the attention, at all positions or at some."""
+        x = self.norm_attention(x + self.dropout(attended))
         out: Tensor = self.norm_out(x + self.dropout(self.contract(self.activation(self.expand(x)))))
         return out
 

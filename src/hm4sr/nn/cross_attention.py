@@ -1,12 +1,13 @@
 """Transformer layers that are not causal: over a set, and over a sequence that reads a set."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hm4sr.nn.attention import LAYER_NORM_EPS, TransformerLayer
+from hm4sr.nn.attention import LAYER_NORM_EPS, TransformerLayer, attend, merge_heads, split_heads
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import linear, uniform
 
@@ -35,13 +36,9 @@ class MaskedAttention(nn.Module):
         keys: Float[Tensor, "B T D"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Mix the keys into each position; every row must have a key that is not hidden."""
-        B, L, D = x.shape
-        query = self.query(x).view(B, L, self.heads, -1).transpose(1, 2)  # B heads L D/heads
-        packed = self.key_value(x if keys is None else keys).view(B, -1, 2, self.heads, D // self.heads)
-        key, value = packed.permute(2, 0, 3, 1, 4)
-        scores = (query @ key.transpose(2, 3)) / math.sqrt(D // self.heads)
-        weights = self.dropout(scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1))
-        out: Tensor = self.out((weights.to(value.dtype) @ value).transpose(1, 2).reshape(B, L, D))
+        (query,) = split_heads(self.query(x), 1, self.heads)
+        key, value = split_heads(self.key_value(x if keys is None else keys), 2, self.heads)
+        out: Tensor = self.out(merge_heads(attend(query, key, value, hidden[:, None, None], self.dropout)))
         return out
 
 
@@ -67,11 +64,10 @@ class ReadingLayer(SetLayer):
     ):
         super().__init__(dim, heads, inner, dropout, attention_dropout, rng)
         self.reading = MaskedAttention(dim, heads, attention_dropout, rng)
-        self.norm_reading = nn.LayerNorm(dim, LAYER_NORM_EPS)
+        self.norm_self = nn.LayerNorm(dim, LAYER_NORM_EPS)
 
-    def forward(self, x: Float[Tensor, "B L D"], *context: Tensor) -> Float[Tensor, "B L D"]:
+    def forward(self, x: Float[Tensor, "B L D"], *context: Any) -> Float[Tensor, "B L D"]:
         """One layer; `context` is what is hidden of `x`, the set, and what is hidden of the set."""
         hidden, memory, hidden_memory = context
-        x = self.norm_attention(x + self.dropout(self.attention(x, hidden)))
-        x = self.norm_reading(x + self.dropout(self.reading(x, hidden_memory, memory)))
-        return self.feed_forward(x)
+        x = self.norm_self(x + self.dropout(self.attention(x, hidden)))
+        return self.complete(x, self.reading(x, hidden_memory, memory))
