@@ -1,5 +1,6 @@
 """What every registered model promises. A model that is added later is covered without an edit here."""
 
+import dataclasses
 import math
 
 import pytest
@@ -19,8 +20,10 @@ from contract.catalogs import (
     widened,
     without_noise,
 )
+from hm4sr.errors import UserError
 from hm4sr.models import get_model, registered_models
 from hm4sr.models.base import SeqRecModel
+from hm4sr.training.optimizer import Optimizer
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 NAMES = list(registered_models())
@@ -199,6 +202,39 @@ def test_training_mode_is_causal_too(name):
         whole = model.encode(batch)
         torch.testing.assert_close(whole[:, :4], model.encode(prefix_of(batch, 4)), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(whole, encode(model, batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("modalities", [("text",), ("audio", "scent", "text")])
+@pytest.mark.parametrize("name", [name for name in NAMES if get_model(name).multimodal])
+def test_a_modality_is_a_name_of_any_number(name, modalities):
+    model, batch = small_model(name, small_catalog(modalities=modalities)), training_batch(name)
+    assert scores(model, batch)[:, 1:].isfinite().all()
+    total_loss(model.train(), batch).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if get_model(name).multimodal and name != "hm4sr"])
+def test_a_model_of_features_says_so_where_there_are_none(name):
+    with pytest.raises(UserError, match=f"'{name}' reads item features.*hm4sr features"):
+        small_model(name, small_catalog(modalities=()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_on_a_sample_moves_the_batchs_items_and_not_all(name):
+    catalog = dataclasses.replace(small_catalog(), counts=torch.arange(41))
+    model, batch = small_model(name, catalog), training_batch(name, [3, 2])
+    model.negatives = 5
+    optimizer = Optimizer(model.train(), 0.01, 0.0, sparse=True)
+    before = {key: table.clone() for key, table in model.state_dict().items() if len(table) == 41}
+    terms = model.losses(batch)
+    assert all(term.isfinite() for term in terms.values())
+    optimizer.step(torch.stack(list(terms.values())).sum())
+    for key, table in model.state_dict().items():
+        if key in before and key.startswith("items"):
+            moved = (table != before[key]).any(1)
+            assert moved[batch.targets[batch.targets > 0]].all()
+            assert not moved[0]
+            assert moved.sum() <= 5 + 5 + 5
 
 
 def losses_of_three_steps(name: str, seed: int) -> list[float]:
