@@ -5,11 +5,14 @@ from itertools import product
 
 import pytest
 import torch
+from test_training import make_dataset
 from torch import Tensor
 
 from contract.catalogs import histories, prefix_of, small_catalog, small_model
 from hm4sr.errors import UserError
 from hm4sr.models.difsr import DIFSR, DecoupledAttention, DIFSRConfig, ScoreFusion
+from hm4sr.training.run import train_run
+from hm4sr.training.settings import Experiment
 from hm4sr.types import SeqBatch
 
 B, H, L, P = 2, 2, 3, 5
@@ -179,3 +182,20 @@ def test_the_released_categories_do_not_learn():
 def test_heads_must_divide_the_width_of_a_category():
     with pytest.raises(UserError, match="attribute_dim"):
         DIFSRConfig.parse({"heads": 4, "attribute_dim": 30}, "test")
+
+
+def test_all_positions_at_once_are_refused_before_anything_is_written_unless_the_fusion_is_exact(tmp_path):
+    dataset = make_dataset(tmp_path / "walks")
+
+    def experiment(fusion: str) -> Experiment:
+        values = {
+            "data": {"path": str(dataset.path), "max_length": 8},
+            "model": {"name": "difsr", "dim": 8, "inner": 16, "attribute_dim": 8, "fusion": fusion},
+            "train": {"epochs": 1, "parallel": True},
+        }
+        return Experiment.build(values, "test")
+
+    with pytest.raises(UserError, match="not exact for difsr"):
+        train_run(experiment("gate"), tmp_path / "gate")
+    assert not (tmp_path / "gate").exists()
+    assert train_run(experiment("sum"), tmp_path / "sum").report["epochs"] == 1
