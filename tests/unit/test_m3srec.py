@@ -73,7 +73,7 @@ def test_the_auxiliary_terms_contrast_history_and_answer_where_the_modality_is_t
     targets = batch.targets[batch.targets > 0]
     with torch.no_grad():
         terms = model.losses(batch)
-        hidden, view = model.look(batch)
+        hidden, _ = model.look(batch)
         parts = model.item_states()[targets].chunk(3, dim=1)
     image, text = (model.catalog.features[name].present[targets] for name in ("image", "text"))
     same = targets[:, None] == targets

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig
+from hm4sr.nn.experts import FeatureExperts
 from hm4sr.nn.sampling import ItemView
-from hm4sr.types import SeqBatch
+from hm4sr.types import Catalog, SeqBatch
 
 
 class ItemStateModel(SeqRecModel):
@@ -94,6 +95,23 @@ class AdaptorConfig(CosineConfig):
     """Scale of the noise on the experts' gate in training."""
     own_masks: bool = False
     """Each expert drops other elements, as in the original, at K times the cost."""
+
+
+def make_adaptors(
+    kind: type[FeatureExperts],
+    config: AdaptorConfig,
+    catalog: Catalog,
+    rng: torch.Generator,
+    positions: int | None = None,
+) -> nn.ModuleDict:
+    """Whitening experts for each modality, by name."""
+    c = config
+    return nn.ModuleDict(
+        {
+            name: kind(given, c.dim, c.experts, c.adaptor_dropout, c.gate_noise, c.own_masks, rng, positions)
+            for name, given in sorted(catalog.features.items())
+        }
+    )
 
 
 class CosineModel(ItemStateModel):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hm4sr.models.base import register, require_features
-from hm4sr.models.item_states import AdaptorConfig, CosineModel
+from hm4sr.models.item_states import AdaptorConfig, CosineModel, make_adaptors
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import EventExperts
 from hm4sr.nn.init import embedding, linear, normal, uniform
@@ -83,21 +83,7 @@ class TedRec(CosineModel):
         if not self.items.weight.is_meta:
             self.items.weight.data[0].normal_(0.0, 0.02, generator=rng)
         self.positions = embedding(catalog.max_length, c.dim, rng)
-        self.adaptors = nn.ModuleDict(
-            {
-                name: EventExperts(
-                    given,
-                    c.dim,
-                    c.experts,
-                    c.adaptor_dropout,
-                    c.gate_noise,
-                    c.own_masks,
-                    rng,
-                    catalog.max_length,
-                )
-                for name, given in sorted(catalog.features.items())
-            }
-        )
+        self.adaptors = make_adaptors(EventExperts, c, catalog, rng, catalog.max_length)
         self.fusion = SpectralFusion(catalog.max_length, c.dim, rng)
         self.encoder = SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
 

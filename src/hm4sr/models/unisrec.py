@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from hm4sr.models.base import register, require_features
-from hm4sr.models.item_states import AdaptorConfig, CosineModel
+from hm4sr.models.item_states import AdaptorConfig, CosineModel, make_adaptors
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import ItemExperts
 from hm4sr.nn.init import embedding
@@ -37,12 +37,7 @@ class UniSRec(CosineModel):
         require_features(catalog, self.name)
         self.items = embedding(catalog.num_rows, c.dim, rng, padding=True)
         self.positions = embedding(catalog.max_length, c.dim, rng)
-        self.adaptors = nn.ModuleDict(
-            {
-                name: ItemExperts(given, c.dim, c.experts, c.adaptor_dropout, c.gate_noise, c.own_masks, rng)
-                for name, given in sorted(catalog.features.items())
-            }
-        )
+        self.adaptors = make_adaptors(ItemExperts, c, catalog, rng)
         self.encoder = SequenceEncoder(c.dim, c.layers, c.heads, c.inner, c.dropout, c.attention_dropout, rng)
 
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:

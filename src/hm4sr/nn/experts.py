@@ -84,8 +84,8 @@ class NoisyDenseMoE(nn.Module):
         return (self.bias @ self.weight).float()
 
 
-class ItemExperts(FrozenFeatures):
-    """One modality of the items through whitening experts; nothing where an item lacks it."""
+class FeatureExperts(FrozenFeatures):
+    """One modality of the catalogue and the whitening experts that it passes; see `NoisyDenseMoE`."""
 
     def __init__(
         self,
@@ -96,10 +96,15 @@ class ItemExperts(FrozenFeatures):
         gate_noise: float,
         own_masks: bool,
         rng: torch.Generator,
+        positions: int | None = None,
     ):
         super().__init__(features)
         width = features.vectors.shape[1]
-        self.moe = NoisyDenseMoE(width, dim, experts, dropout, gate_noise, own_masks, rng)
+        self.moe = NoisyDenseMoE(width, dim, experts, dropout, gate_noise, own_masks, rng, positions)
+
+
+class ItemExperts(FeatureExperts):
+    """Items through whitening experts; nothing where an item lacks the modality."""
 
     def forward(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
         """Map the given items, or the whole catalogue; `dtype` is the number format of the products."""
@@ -108,26 +113,11 @@ class ItemExperts(FrozenFeatures):
         return z.masked_fill(missing[:, None], 0.0)
 
 
-class EventExperts(FrozenFeatures):
-    """One modality of the events of histories through whitening experts with a bias for each position.
+class EventExperts(FeatureExperts):
+    """Events of histories through whitening experts with a bias for each of `positions`.
 
     Where an event lacks the modality, or there is no event, the experts read zeros.
     """
-
-    def __init__(
-        self,
-        features: ItemFeatures,
-        dim: int,
-        experts: int,
-        dropout: float,
-        gate_noise: float,
-        own_masks: bool,
-        rng: torch.Generator,
-        positions: int,
-    ):
-        super().__init__(features)
-        width = features.vectors.shape[1]
-        self.moe = NoisyDenseMoE(width, dim, experts, dropout, gate_noise, own_masks, rng, positions)
 
     def forward(self, dtype: torch.dtype, items: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:
         """Map histories of exactly P positions; `dtype` is the number format of the large product.
