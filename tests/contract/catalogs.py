@@ -26,9 +26,13 @@ def small_catalog(
     missing: bool = True,
     width: int = 8,
     max_length: int = MAX_LENGTH,
+    num_blocks: int = 4,
     seed: int = 0,
 ) -> Catalog:
-    """Items with random unit vectors; every category occurs, and each modality lacks items of its own."""
+    """Items with random unit vectors; every category occurs, and each modality lacks items of its own.
+
+    An item's hidden states are its vector with noise of their own in every block of the encoder.
+    """
     rng = torch.Generator().manual_seed(seed)
     features = {}
     for number, name in enumerate(modalities):
@@ -38,7 +42,12 @@ def small_catalog(
             present[1 + number :: 7] = False
         vectors = torch.randn(num_items + 1, width + number, generator=rng)
         vectors = torch.nn.functional.normalize(vectors, dim=1) * present[:, None]
-        features[name] = ItemFeatures(vectors, present)
+        levels = vectors[:, None] + 0.5 * torch.randn(
+            num_items + 1, num_blocks, width + number, generator=rng
+        )
+        levels = levels * present[:, None, None]
+        start = torch.randn(width + number, generator=rng)
+        features[name] = ItemFeatures(vectors, present, levels, start)
     categories = None
     if num_categories:
         items = torch.arange(num_items + 1)
@@ -61,12 +70,15 @@ def small_model(name: str, catalog: Catalog | None = None, seed: int = 1, **sett
     wanted = {key: value for key, value in SMALL.items() if key in model.Config.model_fields}
     values = {**wanted, **OPTIONS.get(name, {}), **settings}
     rng = torch.Generator().manual_seed(seed)
-    return model(model.Config.parse(values, name), catalog or small_catalog(), rng)
+    built = model(model.Config.parse(values, name), catalog or small_catalog(), rng)
+    if torch.empty(0).device.type != "meta":
+        built.start_epoch(1)
+    return built
 
 
-def without_dropout(name: str) -> dict[str, float]:
-    """Settings of that model that switch all its dropout off."""
-    return {key: 0.0 for key in get_model(name).Config.model_fields if "dropout" in key}
+def without_noise(name: str) -> dict[str, float]:
+    """Settings of that model that switch all its dropout and noise off."""
+    return {key: 0.0 for key in get_model(name).Config.model_fields if "dropout" in key or "noise" in key}
 
 
 def histories(lengths: list[int], num_items: int = 40, parallel: bool = True, seed: int = 0) -> SeqBatch:

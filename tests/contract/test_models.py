@@ -1,5 +1,6 @@
 """What every registered model promises. A model that is added later is covered without an edit here."""
 
+import dataclasses
 import math
 from dataclasses import replace
 
@@ -18,10 +19,12 @@ from contract.catalogs import (
     small_catalog,
     small_model,
     widened,
-    without_dropout,
+    without_noise,
 )
+from hm4sr.errors import UserError
 from hm4sr.models import get_model, registered_models
 from hm4sr.models.base import SeqRecModel
+from hm4sr.training.optimizer import Optimizer
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 NAMES = list(registered_models())
@@ -29,26 +32,40 @@ PARALLEL = [name for name in NAMES if get_model(name).parallel]
 LENGTHS = [9, 1, 2, 5, 9, 3]
 
 NUM_PARAMETERS = {
+    "difsr": 831_155,
     "fearec": 786_368,
     "gru4rec": 711_808,
+    "iisan": 4_116_437,
     "lrurec": 827_633 - 2 * 64,  # in real numbers, without the imaginary output biases that nothing reads
+    "m3srec": 1_216_588,
+    "missrec": 901_825,
     "nova": 884_928 + 2 * 128,  # with a LayerNorm for each modality
     "sasrec": 786_368,
+    "tedrec": 1_502_530,
     "ticoserec": 786_368,
     "tisasrec": 764_608,
+    "unisrec": 1_198_016,
 }
-"""From the sources, at 10,672 items, histories of 50 and the default settings."""
+"""From the sources, at 10,672 items of 192 categories, histories of 50 and the default settings."""
 
-INITIAL_LOSS_BOUND = {
-    "fearec": 0.1,
-    "gru4rec": 0.1,
-    "lrurec": 0.1,
-    "nova": 0.1,
-    "sasrec": 0.1,
-    "ticoserec": 0.1,
-    "tisasrec": 0.1,
-}
-"""How far the first main loss may be from ln(V - 1), where 0.5 is not tight enough."""
+TEXT_ALONE = {"tedrec", "unisrec"}
+"""Models that the sources describe with text and no pictures."""
+
+INITIAL_LOSS_BOUND = dict.fromkeys(
+    ["difsr", "fearec", "gru4rec", "lrurec", "nova", "sasrec", "ticoserec", "tisasrec"], 0.1
+)
+INITIAL_LOSS_BOUND |= {"iisan": 0.3, "m3srec": 3.5, "missrec": 1.5, "tedrec": 1.8, "unisrec": 4.2}
+"""How far the first main loss may be from ln(V - 1), where 0.5 is too loose or too tight.
+
+A cosine over tau = 0.07 spreads widely from the start (see the test of its variance), and the items of the
+history itself, which the model's input carries to its output, are near +14.
+"""
+
+ID_TOO = {"hm4sr", "nova"}
+"""Multi-modal models that run on IDs alone."""
+
+COSINES = {"m3srec": 1, "missrec": 3, "tedrec": 1, "unisrec": 1}
+"""Models that score by cosine / 0.07, and of how many independent cosines a score is the mean."""
 
 
 def scores(model: SeqRecModel, batch: SeqBatch) -> torch.Tensor:
@@ -171,7 +188,7 @@ def test_padding_changes_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_does_not_change_the_main_loss(name):
-    model = small_model(name, **without_dropout(name)).train()
+    model = small_model(name, **without_noise(name)).train()
     batch = training_batch(name)
     narrow, wide = model.losses(batch)["main"], model.losses(widened(batch, 3))["main"]
     torch.testing.assert_close(wide, narrow, rtol=1e-5, atol=1e-5)
@@ -197,6 +214,8 @@ def test_a_row_does_not_depend_on_the_others(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_only_a_model_that_is_not_parallel_lets_later_events_change_earlier_positions(name):
     model, batch = small_model(name), histories([9, 9, 9])
+    if not get_model(name).parallel:
+        enlarge(model)
     items, times = batch.items.clone(), batch.times.clone()
     items[:, 5:] = items[:, 5:] % 40 + 1
     times[:, 5:] += 123_456
@@ -210,6 +229,14 @@ def test_only_a_model_that_is_not_parallel_lets_later_events_change_earlier_posi
         assert difference > 1e-4, "one causal pass is exact for this model: declare parallel = True"
 
 
+def enlarge(model: SeqRecModel) -> None:
+    """Weights as large as training makes them: at the start, what leaks may be as small as rounding."""
+    rng = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=rng), alpha=0.5)
+
+
 @pytest.mark.parametrize("name", PARALLEL)
 def test_one_pass_over_all_positions_equals_the_prefixes_one_by_one(name):
     model, batch = small_model(name), histories([9, 9, 9])
@@ -221,11 +248,46 @@ def test_one_pass_over_all_positions_equals_the_prefixes_one_by_one(name):
 
 @pytest.mark.parametrize("name", PARALLEL)
 def test_training_mode_is_causal_too(name):
-    model, batch = small_model(name, **without_dropout(name)).train(), histories([9, 9, 9])
+    model, batch = small_model(name, **without_noise(name)).train(), histories([9, 9, 9])
     with torch.no_grad():
         whole = model.encode(batch)
         torch.testing.assert_close(whole[:, :4], model.encode(prefix_of(batch, 4)), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(whole, encode(model, batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("modalities", [("text",), ("audio", "scent", "text")])
+@pytest.mark.parametrize("name", [name for name in NAMES if get_model(name).multimodal])
+def test_a_modality_is_a_name_of_any_number(name, modalities):
+    model, batch = small_model(name, small_catalog(modalities=modalities)), training_batch(name)
+    assert scores(model, batch)[:, 1:].isfinite().all()
+    total_loss(model.train(), batch).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if get_model(name).multimodal and name not in ID_TOO]
+)
+def test_a_model_of_features_says_so_where_there_are_none(name):
+    with pytest.raises(UserError, match=f"'{name}' reads item features.*hm4sr features"):
+        small_model(name, small_catalog(modalities=()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_on_a_sample_moves_the_batchs_items_and_not_all(name):
+    catalog = dataclasses.replace(small_catalog(), counts=torch.arange(41))
+    model, batch = small_model(name, catalog), training_batch(name, [3, 2])
+    model.negatives = 5
+    optimizer = Optimizer(model.train(), 0.01, 0.0, sparse=True)
+    before = {key: table.clone() for key, table in model.state_dict().items() if len(table) == 41}
+    terms = model.losses(batch)
+    assert all(term.isfinite() for term in terms.values())
+    optimizer.step(torch.stack(list(terms.values())).sum())
+    for key, table in model.state_dict().items():
+        if key in before and key.startswith("items"):
+            moved = (table != before[key]).any(1)
+            assert moved[batch.targets[batch.targets > 0]].all()
+            assert not moved[0]
+            assert moved.sum() <= 5 + 5 + 5
 
 
 def losses_of_three_steps(name: str, seed: int) -> list[float]:
@@ -252,9 +314,9 @@ def test_a_seed_decides_the_losses_to_the_last_bit(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_in_bfloat16_are_close(name):
     """A bfloat16 is good to 2^-8; the products pass through a few layers that keep their scale."""
-    model, batch = small_model(name, seed=1, **without_dropout(name)).train(), training_batch(name)
+    model, batch = small_model(name, seed=1, **without_noise(name)).train(), training_batch(name)
     exact = {key: term.item() for key, term in model.losses(batch).items()}
-    model = small_model(name, seed=1, **without_dropout(name)).train()
+    model = small_model(name, seed=1, **without_noise(name)).train()
     model.matmul_dtype = torch.bfloat16
     terms = model.losses(batch)
     torch.stack(list(terms.values())).sum().backward()
@@ -302,7 +364,7 @@ def small_catalog_on_cpu() -> Catalog:
 def test_finds_a_planted_answer(name):
     """After item i comes item i + 1, round and round: chance is right once in 20 times, the answer always."""
     num_items, parallel = 20, get_model(name).parallel
-    settings = dict.fromkeys(without_dropout(name), 0.1)
+    settings = dict.fromkeys(without_noise(name), 0.1)
     model = small_model(name, small_catalog(num_items), seed=3, **settings).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     rng = torch.Generator().manual_seed(4)
@@ -320,27 +382,32 @@ def test_finds_a_planted_answer(name):
         return float((best == wanted).float().mean())
 
     assert share_found() < 0.4
-    for _ in range(120):
+    for step in range(120):
         model.train()
         optimizer.zero_grad()
         total_loss(model, walks(64)).backward()
         optimizer.step()
-    assert share_found() > 0.9
+        if step % 20 == 19 and share_found() > 0.9:
+            return
+    pytest.fail(f"found {share_found():.0%} after 120 steps")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name in NUM_PARAMETERS])
 def test_number_of_parameters_is_that_of_the_sources(name):
-    model, modalities = get_model(name), ("image", "text")
+    model, modalities = get_model(name), ("text",) if name in TEXT_ALONE else ("image", "text")
     features = {modality: encoded_features(10_673) for modality in modalities} if model.multimodal else {}
+    categories = torch.ones(10_673, 1, dtype=torch.int64)
     with torch.device("meta"):
-        built = model(model.Config(), Catalog(10_672, features, max_length=50), torch.Generator())
+        catalog = Catalog(10_672, features, categories, num_categories=192, max_length=50)
+        built = model(model.Config(), catalog, torch.Generator())
     assert built.num_parameters() == NUM_PARAMETERS[name]
 
 
 def encoded_features(num_rows: int) -> ItemFeatures:
-    """What encoders 768 wide give; the values take no memory."""
+    """What encoders of 12 blocks, 768 wide, give; the values take no memory."""
     present = torch.arange(num_rows) > 0
-    return ItemFeatures(torch.zeros(1, dtype=torch.float16).expand(num_rows, 768), present)
+    zero = torch.zeros(1, dtype=torch.float16)
+    return ItemFeatures(zero.expand(num_rows, 768), present, zero.expand(num_rows, 12, 768), zero.expand(768))
 
 
 def hm4sr_parameters(V: int, L: int, d: int, widths: list[int], C: int, K1: int, K2: int, rows: int) -> int:
@@ -388,6 +455,17 @@ def test_the_first_loss_is_that_of_a_uniform_guess(name):
     model, batch = initial_state(name)
     main = float(model.eval().losses(batch)["main"].detach())
     assert abs(main - model.catalog.chance_loss) < INITIAL_LOSS_BOUND.get(name, 0.5)
+
+
+@pytest.mark.parametrize("name", sorted(COSINES))
+def test_the_first_scores_of_a_cosine_model_spread_as_theory_says(name):
+    """The cosine of random directions in D dimensions has variance 1 / D, outside the history itself."""
+    model, batch = initial_state(name)
+    given = scores(model, batch)
+    outside = torch.ones_like(given, dtype=torch.bool).scatter(1, batch.items, False)
+    outside[:, 0] = False
+    expected = 1 / (64 * 0.07**2) / COSINES[name]
+    assert float(given[outside].var()) == pytest.approx(expected, rel=0.2)
 
 
 def test_the_first_loss_of_hm4sr_is_the_one_that_theory_gives():

@@ -60,7 +60,7 @@ class SeqRecModel(nn.Module):
 
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
-            Settings may make one model less exact than its class declares.
+            Where that depends on the settings, an instance says otherwise than its class does.
         multimodal: whether it reads the frozen features of the catalogue.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
@@ -98,7 +98,7 @@ class SeqRecModel(nn.Module):
     @torch.no_grad()
     def fix_items(self) -> Float[Tensor, "V Q"]:
         """Compute the item vectors once and for all; for a model that will not be trained any more."""
-        self._fixed_items = self.item_vectors()
+        self._fixed_items = self.item_vectors().detach()  # a parameter itself would be registered twice
         return self._fixed_items
 
     def train(self, mode: bool = True) -> "SeqRecModel":
@@ -125,12 +125,18 @@ class SeqRecModel(nn.Module):
         rows: Tensor = self.items(items)
         return rows
 
-    def view(self, batch: SeqBatch) -> ItemView:
-        """The items that a training step looks at: the whole catalogue, or the batch's and a sample."""
+    def view(self, batch: SeqBatch, table: Callable[..., Tensor] | None = None) -> ItemView:
+        """The items that a training step looks at: the whole catalogue, or the batch's and a sample.
+
+        Args:
+            batch: its targets are learned.
+            table: gives the rows of some items, or of all, in place of `item_vectors`.
+        """
+        table = table or self.item_vectors
         if not self.negatives:
-            return whole_catalogue(batch, self.item_vectors())
+            return whole_catalogue(batch, table())
         rows, view = sample_items(batch, self.catalog, self.negatives, self.rng)
-        return view(self.item_vectors(rows))
+        return view(table(rows))
 
     def main_loss(
         self, hidden: Float[Tensor, "N Q"], view: ItemView, score_padding: bool = False
@@ -214,6 +220,19 @@ class SeqRecModel(nn.Module):
     def num_parameters(self) -> int:
         """Trainable parameters; frozen features do not count."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def require_features(catalog: Catalog, name: str) -> None:
+    """For a model that is nothing without frozen features.
+
+    Raises:
+        UserError: the catalogue has none.
+    """
+    if not catalog.features:
+        raise UserError(
+            f"model.name = {name!r} reads item features, and data.features names none: extract them with "
+            "`hm4sr features`, or name them."
+        )
 
 
 _MODELS: dict[str, type[SeqRecModel]] = {}

@@ -38,8 +38,8 @@ def future(length: int, device: torch.device, block: int = 1) -> Bool[Tensor, "L
 
 def attend(
     query: Float[Tensor, "B H L d"],
-    key: Float[Tensor, "B H L d"],
-    value: Float[Tensor, "B H L d"],
+    key: Float[Tensor, "B H T d"],
+    value: Float[Tensor, "B H T d"],
     blocked: Bool[Tensor, "..."],
     dropout: Dropout,
 ) -> Float[Tensor, "B H L d"]:

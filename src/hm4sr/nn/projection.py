@@ -1,9 +1,10 @@
 """Linear maps of frozen item features."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.init import linear, normal
@@ -12,21 +13,49 @@ from hm4sr.types import ItemFeatures
 _CHUNK_ROWS = 65_536
 
 
-class FeatureProjection(nn.Module):
-    """x = W f + b for every item of the catalogue; a learned stand-in where f is missing (eq. 4-5).
+def by_rows(
+    function: Callable[[Int[Tensor, "U"]], Tensor], num_rows: int, device: torch.device
+) -> Float[Tensor, "V Q"]:
+    """What `function` makes of the items 0..V-1, some at a time, so that what lies between is never whole."""
+    items = torch.arange(num_rows, device=device)
+    return torch.cat([function(chunk) for chunk in torch.split(items, _CHUNK_ROWS)])
 
-    The features are a constant: they are not part of the state that is saved and get no gradient.
-    """
+
+def presence(features: Mapping[str, ItemFeatures]) -> Bool[Tensor, "V M"]:
+    """Which modalities each item has, in the order of their names."""
+    columns = [given.present for _, given in sorted(features.items())]
+    return torch.stack(columns, dim=1).to(torch.empty(0).device)
+
+
+class FrozenFeatures(nn.Module):
+    """One modality's vectors as a constant: not part of the state that is saved, without a gradient."""
 
     features: Tensor
     missing: Tensor
 
-    def __init__(self, features: ItemFeatures, dim: int, rng: torch.Generator, learn_missing: bool = True):
+    def __init__(self, features: ItemFeatures):
         super().__init__()
         device = torch.empty(0).device
         self.register_buffer("features", features.vectors.to(device), persistent=False)
         self.register_buffer("missing", ~features.present.to(device), persistent=False)
         self._converted: Tensor | None = None
+
+    def rows(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U F"]:
+        """The vectors of some items, or of the whole catalogue, in a number format."""
+        return self._features_in(dtype) if items is None else self.features[items].to(dtype)
+
+    def _features_in(self, dtype: torch.dtype) -> Tensor:
+        """The features in another number format, converted once."""
+        if self._converted is None or self._converted.dtype != dtype:
+            self._converted = self.features.to(dtype)
+        return self._converted
+
+
+class FeatureProjection(FrozenFeatures):
+    """x = W f + b for every item of the catalogue; a learned stand-in where f is missing (eq. 4-5)."""
+
+    def __init__(self, features: ItemFeatures, dim: int, rng: torch.Generator, learn_missing: bool = True):
+        super().__init__(features)
         self.linear = linear(features.vectors.shape[1], dim, rng)
         absent = not bool(features.present[1:].all())
         self.stand_in = normal(dim, std=0.02, rng=rng) if learn_missing and absent else None
@@ -71,12 +100,6 @@ class FeatureProjection(nn.Module):
         product = _FrozenProduct.apply(features, self.linear.weight)  # type: ignore[no-untyped-call]
         x: Tensor = product + self.linear.bias
         return x
-
-    def _features_in(self, dtype: torch.dtype) -> Tensor:
-        """The features in another number format, converted once."""
-        if self._converted is None or self._converted.dtype != dtype:
-            self._converted = self.features.to(dtype)
-        return self._converted
 
 
 class _FrozenProduct(torch.autograd.Function):

@@ -57,9 +57,17 @@ class TrainedModel:
 
 
 def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) -> SeqRecModel:
-    """A fresh model with weights drawn from the experiment's seed."""
+    """A fresh model with weights drawn from the experiment's seed.
+
+    Raises:
+        UserError: it cannot be built on these data, or not be trained as the experiment wants.
+    """
     rng = torch_generator(experiment.seed, "model")
     model = experiment.model_class(experiment.model_settings(), build_catalog(dataset, experiment), rng)
+    if experiment.train.parallel and not model.parallel:
+        raise UserError(
+            f"train.parallel = true is not exact for {model.name}, which sees later events: leave it out."
+        )
     if device.type != "cpu":
         model.rng = torch_generator(experiment.seed, "model", str(device))
         for module in model.modules():
@@ -144,10 +152,6 @@ def train(
 
 def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecModel) -> TrainingBatches:
     parallel = experiment.train.parallel
-    if parallel and not model.parallel:
-        raise UserError(
-            f"train.parallel = true is not exact for {model.name}, which sees later events: leave it out."
-        )
     windows = TrainingWindows(
         dataset.events,
         experiment.data.max_length,

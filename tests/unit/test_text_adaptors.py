@@ -1,0 +1,213 @@
+"""UniSRec's whitening experts and TedRec's products in the frequency domain, against plain loops."""
+
+import cmath
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from contract.catalogs import histories, rows_of, small_catalog, small_model, widened
+from hm4sr.models.tedrec import SpectralFusion, TedRec
+from hm4sr.models.unisrec import UniSRec
+from hm4sr.nn.experts import EventExperts, NoisyDenseMoE
+from hm4sr.types import ItemFeatures
+
+WIDTH, DIM, EXPERTS, POSITIONS = 6, 4, 3, 5
+
+
+def randomised(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    module.requires_grad_(False)
+
+
+def adaptor(dropout: float = 0.0, noise: float = 1.0, own: bool = False, dim: int = DIM) -> NoisyDenseMoE:
+    made = NoisyDenseMoE(WIDTH, dim, EXPERTS, dropout, noise, own, torch.Generator().manual_seed(2))
+    randomised(made)
+    return made
+
+
+def expected_mixture(moe: NoisyDenseMoE, x: Tensor, bias: Tensor) -> Tensor:
+    """sum_k g_k (x - b_k) W_k, with g the softmax of x W_g."""
+    gates = [math.exp(float(x @ moe.gate[:, k])) for k in range(EXPERTS)]
+    parts = [gates[k] / sum(gates) * ((x - bias[k]) @ moe.weight[k]) for k in range(EXPERTS)]
+    return torch.stack(parts).sum(0)
+
+
+def test_the_adaptor_is_a_mixture_of_whitening_experts():
+    moe, x = adaptor().eval(), torch.randn(7, WIDTH)
+    for row, found in zip(x, moe(x), strict=True):
+        torch.testing.assert_close(found, expected_mixture(moe, row, moe.bias), rtol=1e-4, atol=1e-4)
+
+
+def test_the_gate_starts_even_and_all_experts_take_part():
+    moe = NoisyDenseMoE(WIDTH, DIM, EXPERTS, 0.2, 1.0, False, torch.Generator().manual_seed(2)).eval()
+    assert torch.equal(moe.gates(torch.randn(2, WIDTH)), torch.full((2, EXPERTS), 1 / EXPERTS))
+
+
+def test_the_noise_of_the_gate_has_the_learned_size_in_training_alone():
+    moe, x = adaptor().train(), torch.randn(1, WIDTH)
+    logits = (x @ moe.gate).expand(20_000, -1)
+    spread = (x @ moe.noise).expand(20_000, -1)
+    odds = moe.route(logits, spread).log()
+    differences = (odds[:, 0] - odds[:, 1]) - (logits[:, 0] - logits[:, 1])
+    sizes = torch.nn.functional.softplus(spread[0]) + 0.01
+    assert float(differences.mean()) == pytest.approx(0.0, abs=0.05)
+    assert float(differences.std()) == pytest.approx(float((sizes[0] ** 2 + sizes[1] ** 2) ** 0.5), rel=0.03)
+    assert torch.equal(moe.eval().route(logits, spread), logits.softmax(-1))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_dropout_leaves_the_mean_and_drops_for_all_experts_or_for_each(own):
+    moe = adaptor(dropout=0.5, noise=0.0, own=own, dim=1).train()
+    x = torch.ones(20_000, WIDTH)
+    gates = torch.eye(EXPERTS)[:, None].expand(-1, 20_000, -1)
+    state = moe.dropout.rng.get_state()
+    found = []
+    for gate in gates:  # the same draws, seen through one expert at a time
+        moe.dropout.rng.set_state(state)
+        found.append(moe.mix(gate, x)[:, 0])
+    for expert, values in enumerate(found):
+        assert float(values.mean()) == pytest.approx(float(moe.weight[expert].sum()), abs=0.1)
+    centred = [values - values.mean() for values in found]
+    covariance = float((centred[0] * centred[1]).mean())
+    shared = float((moe.weight[0] * moe.weight[1]).sum())  # p / (1 - p) = 1
+    assert covariance == pytest.approx(0.0 if own else shared, abs=0.2)
+    assert abs(shared) > 0.5
+
+
+def test_an_item_without_text_is_its_id_alone():
+    catalog = small_catalog(modalities=("text",))
+    model = small_model("unisrec", catalog).eval()
+    assert isinstance(model, UniSRec)
+    missing = ~catalog.features["text"].present
+    same = (model.item_states() == model.items.weight).all(1)
+    assert torch.equal(same, missing)
+
+
+def test_the_cosine_decides_and_the_length_of_an_item_does_not():
+    model, batch = small_model("unisrec", small_catalog(modalities=("text",))).eval(), histories([4, 2])
+    with torch.no_grad():
+        query = model.encode(batch)
+        torch.testing.assert_close(query.norm(dim=-1), torch.full(query.shape[:2], 1 / 0.07))
+        torch.testing.assert_close(model.item_vectors()[1:].norm(dim=1), torch.ones(40))
+        assert model.scores(batch, model.item_vectors())[:, 1:].abs().max() <= 1 / 0.07 + 1e-4
+
+
+def events(catalog_rows: int = 9) -> tuple[EventExperts, ItemFeatures]:
+    present = torch.ones(catalog_rows, dtype=torch.bool)
+    present[[0, 3]] = False
+    features = ItemFeatures(torch.randn(catalog_rows, WIDTH) * present[:, None], present)
+    rng = torch.Generator().manual_seed(2)
+    made = EventExperts(features, DIM, EXPERTS, 0.0, 1.0, False, rng, POSITIONS)
+    randomised(made)
+    return made.eval(), features
+
+
+def test_each_position_has_a_bias_of_its_own_and_padding_passes_the_experts_as_zeros():
+    made, features = events()
+    items = torch.tensor([[1, 2, 3, 0, 0], [5, 0, 0, 0, 0]])
+    found = made(torch.float32, items)
+    for b in range(2):
+        for p in range(POSITIONS):
+            expected = expected_mixture(made.moe, features.vectors[items[b, p]], made.moe.bias[:, p])
+            torch.testing.assert_close(found[b, p], expected, rtol=1e-4, atol=1e-4)
+
+
+def circular_convolution(x: Tensor, y: Tensor) -> Tensor:
+    P = len(x)
+    return torch.stack([sum(x[s] * y[(t - s) % P] for s in range(P)) for t in range(P)])
+
+
+def filtered(x: list[float], spectrum: list[complex]) -> list[float]:
+    """Inverse transform of spectrum times transform, both orthonormal, from their definitions."""
+    P = len(x)
+    waves = [[cmath.exp(-2j * cmath.pi * f * t / P) for t in range(P)] for f in range(P)]
+    half = len(spectrum)
+    whole = [spectrum[f] if f < half else spectrum[P - f].conjugate() for f in range(P)]
+    whole[0] = complex(whole[0].real)
+    if P % 2 == 0:
+        whole[P // 2] = complex(whole[P // 2].real)
+    given = [sum(waves[f][t] * x[t] for t in range(P)) / math.sqrt(P) for f in range(P)]
+    out = [sum(whole[f] * given[f] * waves[f][t].conjugate() for f in range(P)) for t in range(P)]
+    return [value.real / math.sqrt(P) for value in out]
+
+
+@pytest.mark.parametrize("length", [5, 8, 50])
+def test_the_product_of_spectra_is_the_circular_convolution_over_the_root_of_the_length(length):
+    fusion = SpectralFusion(length, DIM, torch.Generator().manual_seed(0))
+    ids, texts = torch.randn(2, length, DIM), torch.randn(2, length, DIM)
+    found = fusion._sequence(fusion._spectrum(ids) * fusion._spectrum(texts))
+    for row in range(2):
+        expected = circular_convolution(ids[row], texts[row]) / math.sqrt(length)
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [5, 6])
+def test_fusion_adds_both_products_through_gates_of_their_own(length):
+    fusion = SpectralFusion(length, DIM, torch.Generator().manual_seed(0))
+    randomised(fusion)
+    ids, texts = torch.randn(1, length, DIM), torch.randn(1, length, DIM)
+    found = fusion(ids, texts)[0]
+    spectra = torch.view_as_complex(fusion.filter)
+    a = torch.tensor([filtered(ids[0, :, d].tolist(), spectra[:, d].tolist()) for d in range(DIM)]).T
+    b = circular_convolution(ids[0], texts[0]) / math.sqrt(length)
+    for t in range(length):
+        gates = [
+            torch.sigmoid(x[t] @ gate.weight[0] + gate.bias)
+            for x, gate in zip((a, b), fusion.gates, strict=True)
+        ]
+        torch.testing.assert_close(found[t], 2 * (gates[0] * a[t] + gates[1] * b[t]), rtol=1e-4, atol=1e-4)
+
+
+def test_fusion_stays_in_float32_under_autocast():
+    fusion = SpectralFusion(50, DIM, torch.Generator().manual_seed(0))
+    ids, texts = torch.randn(2, 50, DIM), torch.randn(2, 50, DIM)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = fusion(ids, texts)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, fusion(ids, texts))
+
+
+def tedrec(**settings: object) -> TedRec:
+    model = small_model("tedrec", **settings)
+    assert isinstance(model, TedRec)
+    return model.eval()
+
+
+@pytest.mark.parametrize("zero_pad", [False, True])
+def test_padding_takes_part_in_the_transform_unless_it_is_silenced(zero_pad):
+    model, batch = tedrec(zero_pad=zero_pad), rows_of(histories([4, 9]), [0])
+    with torch.no_grad():
+        before = model.last_hidden(batch)
+        model.items.weight[0] += 1.0
+        after = model.last_hidden(batch)
+    assert torch.allclose(before, after, atol=1e-6) is zero_pad
+
+
+def test_the_vector_of_padding_is_random_and_never_learns():
+    model, batch = tedrec(), histories([4, 9], parallel=False)
+    start = model.items.weight[0].detach().clone()
+    assert start.abs().min() > 0
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=0.1)
+    for columns in (0, 2):
+        optimizer.zero_grad()
+        model.losses(widened(batch, columns))["main"].backward()
+        optimizer.step()
+    assert torch.equal(model.items.weight[0], start)
+
+
+@pytest.mark.parametrize("name", ["unisrec", "tedrec"])
+def test_noise_of_the_gates_comes_from_the_models_generator(name):
+    model, batch = (
+        small_model(name, dropout=0.0, attention_dropout=0.0).train(),
+        histories([4, 2], parallel=False),
+    )
+    state = model.rng.get_state()
+    first = model.losses(batch)["main"]
+    assert not torch.equal(model.losses(batch)["main"], first)
+    model.rng.set_state(state)
+    torch.manual_seed(1)
+    assert torch.equal(model.losses(batch)["main"], first)
