@@ -217,6 +217,10 @@ def test_the_spaces_that_come_with_the_project_fit_their_models(file, dataset):
 
 
 def test_toml_is_read_back(tmp_path):
-    values = {"seed": 1, "model": {"name": 'a "b"', "deep": {"rates": [1e-5, 2.0], "on": True}}, "none": {}}
+    values = {
+        "seed": 1,
+        "model": {"name": 'a "b"\\ \n \x7f é \u2028', "deep": {"rates": [1e-5, 2.0], "on": True}},
+        "none": {},
+    }
     (tmp_path / "x.toml").write_text(to_toml(values))
     assert read_toml(tmp_path / "x.toml") == values
