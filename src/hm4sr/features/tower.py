@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hm4sr.errors import UserError
 from hm4sr.features.encoder import Encoded, Modality, Pooling
 from hm4sr.features.pretrained import load_model, quiet
+from hm4sr.runtime import keep_freed_memory
 
 _EAGER_TOKENS = 512
 """Up to here plain attention in bfloat16 is faster on a processor than the fused kernel, and closer."""
@@ -67,6 +68,7 @@ class Tower:
         bfloat16: bool,
     ):
         self.name, self.modality, self.pooling, self.bfloat16 = name, modality, pooling, bfloat16
+        keep_freed_memory()
         model = load_model(folder, name, pooling)
         self._projection = self._find_projection(model)
         if getattr(model.config, "is_encoder_decoder", False):
