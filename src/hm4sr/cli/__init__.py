@@ -17,6 +17,7 @@ VERBS = {
     "train": "Train a model from a configuration and judge it.",
     "evaluate": "Rank every user's target again and print the metrics of a run.",
     "recommend": "Recommend items to known users or for given histories.",
+    "serve": "Answer over HTTP from a run, with a page to look at.",
     "export": "Write a run in a form that recommends without torch.",
 }
 
