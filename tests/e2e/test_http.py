@@ -23,9 +23,9 @@ from hm4sr.serving.http.app import create_app
 from hm4sr.serving.http.logs import JsonLines
 from hm4sr.serving.http.metrics import Metrics
 from hm4sr.serving.http.runs import Runs, RunSource
+from hm4sr.serving.http.schemas import Question
 from hm4sr.serving.http.service import Service
 from hm4sr.serving.http.settings import ServeConfig, read_token
-from hm4sr.serving.recommender import Recommender
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers_serving import DAY, ITEMS, START, USERS, add_features, make_dataset, make_run
@@ -48,16 +48,29 @@ def shop(tmp_path_factory):
     return folder
 
 
-def start(folder, *names, token=None, **values):
-    config = ServeConfig.parse({"hosts": ["testserver"], **values}, "test")
-    metrics = Metrics()
-    runs = Runs([RunSource(folder / name) for name in names or ("hm4sr",)], config.index, metrics)
-    return Service(config, runs, metrics, token)
+@pytest.fixture(scope="module")
+def runs(shop):
+    return Runs([RunSource(shop / name) for name in ("hm4sr", "sasrec")], ServeConfig().index, Metrics())
+
+
+@pytest.fixture
+def start(runs):
+    """Make services that answer from the same loaded runs; they are closed after the test."""
+    started = []
+
+    def make(token=None, **values):
+        config = ServeConfig.parse({"hosts": ["testserver"], **values}, "test")
+        started.append(Service(config, runs, Metrics(), token))
+        return started[-1]
+
+    yield make
+    for service in started:
+        service.close()
 
 
 @pytest.fixture(scope="module")
-def service(shop):
-    service = start(shop, "hm4sr", "sasrec")
+def service(runs):
+    service = Service(ServeConfig(hosts=("testserver",)), runs, Metrics())
     yield service
     service.close()
 
@@ -69,8 +82,8 @@ def client(service):
 
 
 @pytest.fixture(scope="module")
-def recommender(shop):
-    return Recommender.load(shop / "hm4sr")
+def recommender(runs):
+    return runs.loaded["hm4sr"].recommender
 
 
 def ids(answer):
@@ -119,12 +132,12 @@ def test_known_users_and_further_events(client, recommender):
     assert ids(more["answers"][0]) == ids(recommender.recommend(USERS[0], [["i9"]])[0])
 
 
-def test_each_run_answers_by_its_name(client, shop):
+def test_each_run_answers_by_its_name(client, runs):
     body = {"histories": [EVENTS], "k": 9, "run": "sasrec"}
     told = client.post("/recommend", json=body).json()
     assert told["run"] == "sasrec"
     assert ids(told["answers"][0]) == ids(
-        Recommender.load(shop / "sasrec").recommend(None, [HISTORY], k=9)[0]
+        runs.loaded["sasrec"].recommender.recommend(None, [HISTORY], k=9)[0]
     )
     assert [run["name"] for run in client.get("/runs").json()["runs"]] == ["hm4sr", "sasrec"]
     assert "GET /runs" in refused(client.post("/recommend", json={**body, "run": "../hm4sr"}), 404)
@@ -247,7 +260,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     question=questions | st.dictionaries(st.sampled_from(["users", "histories", "k", "at_time"]), anything),
     route=st.sampled_from(["/recommend", "/recommend", "/explain", "/similar"]),
@@ -267,7 +280,7 @@ def test_no_question_makes_the_service_fail(client, question, route):
             assert scores == sorted(scores, reverse=True)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(item=st.text(min_size=1).filter(lambda text: text not in ITEMS and text.strip("./")))
 def test_no_id_makes_the_service_fail(client, item):
     from urllib.parse import quote
@@ -283,8 +296,8 @@ def test_an_oversize_body_is_refused_whether_announced_or_not(client):
     assert "exceeds" in refused(client.post("/recommend", content=iter([body[:1000], body[1000:]])), 413)
 
 
-def test_with_a_token_only_its_bearers_are_answered(shop, monkeypatch, tmp_path):
-    service = start(shop, token=b"s3cret")
+def test_with_a_token_only_its_bearers_are_answered(start):
+    service = start(token=b"s3cret")
     client = TestClient(create_app(service))
     for header in (
         {},
@@ -332,48 +345,64 @@ def test_on_loopback_foreign_hosts_are_refused(client):
     assert not ServeConfig(host="0.0.0.0").allowed_hosts
 
 
-def test_too_many_at_a_time_and_too_late_are_503(shop, monkeypatch):
-    service = start(shop, limits={"in_flight": 1, "deadline_seconds": 0.3})
-    client = TestClient(create_app(service))
-    recommender = service.run_of(None).recommender
+@pytest.fixture
+def held(monkeypatch, recommender):
+    """Answers that wait for `go`; `began` is set when the first one waits."""
     answer, began, go = recommender.answer, threading.Event(), threading.Event()
 
-    def slow(asked):
+    def held_answer(asked):
         began.set()
-        go.wait(10)
+        assert go.wait(60)
         return answer(asked)
 
-    monkeypatch.setattr(recommender, "answer", slow)
-    replies = []
-    first = threading.Thread(target=lambda: replies.append(client.post("/recommend", json={"users": ["42"]})))
-    first.start()
-    assert began.wait(10)
-    reply = TestClient(create_app(service)).get("/health/ready")
-    assert reply.status_code == 200
-    second = client.post("/recommend", json={"users": ["42"]})
-    first.join()
-    told = [refused(reply, 503) for reply in (second, *replies)]
-    assert any("too many requests at a time" in sentence for sentence in told)
-    assert any("no answer in time" in sentence for sentence in told)
-    assert second.headers["retry-after"] == "1"
+    monkeypatch.setattr(recommender, "answer", held_answer)
+    yield began, go
     go.set()
-    monkeypatch.setattr(recommender, "answer", answer)
-    assert client.post("/recommend", json={"users": ["42"]}).status_code == 200
+
+
+def test_too_many_at_a_time_are_told_to_come_back(start, held):
+    began, go = held
+    service = start(limits={"in_flight": 1, "deadline_seconds": 60})
+    client, replies = TestClient(create_app(service)), []
+
+    def ask():
+        replies.append(client.post("/recommend", json={"users": ["42"]}))
+
+    first = threading.Thread(target=ask)
+    first.start()
+    assert began.wait(60)
+    reply = client.post("/recommend", json={"users": ["42"]})
+    assert "too many requests at a time" in refused(reply, 503)
+    assert reply.headers["retry-after"] == "1"
+    assert client.get("/health/ready").status_code == 200
+    assert "hm4sr_in_flight 1.0" in client.get("/metrics").text
+    go.set()
+    first.join()
+    ask()
+    assert [reply.status_code for reply in replies] == [200, 200]
+
+
+def test_what_takes_too_long_is_refused_and_what_waits_behind_it_is_never_computed(start, held):
+    _, go = held
+    service = start(limits={"deadline_seconds": 0.2})
+    client = TestClient(create_app(service))
+    for _ in range(2):
+        reply = client.post("/recommend", json={"users": ["42"]})
+        assert "no answer in time" in refused(reply, 503)
+    go.set()
     service.close()
     refused(client.get("/health/ready"), 503)
     assert client.get("/health/live").status_code == 200
+    text = client.get("/metrics").text
+    assert "hm4sr_batch_rows_sum 1.0" in text
+    assert 'hm4sr_refused_total{reason="deadline"} 2.0' in text
 
 
-def test_what_arrives_together_is_answered_together(shop, recommender, monkeypatch):
-    service = start(shop, batcher={"wait_seconds": 5, "rows": 3})
-    used = service.run_of(None).recommender
-    sizes, answer = [], used.answer
-    monkeypatch.setattr(used, "answer", lambda asked: sizes.append(len(asked)) or answer(asked))
-    service.config = service.config.model_copy(
-        update={"limits": service.config.limits.model_copy(update={"deadline_seconds": 30.0})}
-    )
-    from hm4sr.serving.http.schemas import Question
-
+def test_what_arrives_together_is_answered_together(start, recommender, monkeypatch):
+    limits = {"deadline_seconds": 60}
+    service = start(batcher={"wait_seconds": 60, "rows": 3}, limits=limits)
+    sizes, answer = [], recommender.answer
+    monkeypatch.setattr(recommender, "answer", lambda asked: sizes.append(len(asked)) or answer(asked))
     asked = [
         Question(users=[USERS[0]]),
         Question(users=[USERS[1]], without=["smell"]),
@@ -393,10 +422,12 @@ def test_what_arrives_together_is_answered_together(shop, recommender, monkeypat
     service.close()
 
 
-def test_a_reload_swaps_the_run_and_a_bad_one_leaves_it(shop, tmp_path, caplog):
+def test_a_reload_swaps_the_run_and_a_bad_one_leaves_it(shop, tmp_path):
     folder = tmp_path / "served"
     shutil.copytree(shop / "sasrec", folder)
-    service = start(tmp_path, "served")
+    metrics = Metrics()
+    runs = Runs([RunSource(folder)], ServeConfig().index, metrics)
+    service = Service(ServeConfig(hosts=("testserver",)), runs, metrics)
     client = TestClient(create_app(service))
     before = service.run_of(None)
     assert client.get("/runs").json()["runs"][0]["model"] == "sasrec"
@@ -448,8 +479,8 @@ def test_an_exception_is_logged_by_type_and_place_alone():
     assert "secretive" not in str(line)
 
 
-def test_metrics_count_what_was_done(shop):
-    service = start(shop)
+def test_metrics_count_what_was_done(start):
+    service = start()
     client = TestClient(create_app(service))
     for body in ({"users": ["42", "0042"]}, {"histories": [[]]}, {"users": ["nobody"]}):
         client.post("/recommend", json=body)
@@ -464,7 +495,6 @@ def test_metrics_count_what_was_done(shop):
         "hm4sr_in_flight 0.0",
     ):
         assert line in reply.text
-    service.close()
 
 
 def test_every_answer_is_guarded_by_its_headers(client):

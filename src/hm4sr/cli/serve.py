@@ -1,5 +1,6 @@
 """`hm4sr serve`."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,15 @@ def command(
     The environment variable HM4SR_TOKEN, or the setting token_file, holds the token that clients must send.
     SIGHUP loads the runs anew without dropping a request; SIGTERM stops after the open requests.
     """
-    try:
-        from hm4sr.serving.http.server import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "uvicorn", "prometheus_client"):
-            raise
-        raise UserError(
-            f"{error.name} is not installed: install what serving needs with pip install 'hm4sr[serve]'."
-        ) from error
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"{name} is not installed: install what serving needs with pip install 'hm4sr[serve]'."
+            ) from error
     from hm4sr.serving.http.runs import RunSource
+    from hm4sr.serving.http.server import serve
     from hm4sr.serving.http.settings import ServeConfig
 
     settings = ServeConfig.load(config, overrides)

@@ -33,6 +33,7 @@ from hm4sr.serving.http.service import RefusedError, Service
 logger = logging.getLogger(__name__)
 
 _PAGE_FILES = {
+    "icon.svg": "image/svg+xml",
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
