@@ -1,5 +1,14 @@
 """A tiny data set and runs trained on it for an epoch, shared by the tests of serving."""
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import torch
@@ -79,3 +88,39 @@ def make_run(path, dataset, model="sasrec", max_length=6):
         "test",
     )
     return train_run(experiment, path)
+
+
+class ServiceProcess:
+    """A running `hm4sr serve` and the lines of its log."""
+
+    def __init__(self, process, log):
+        self.process, self._log = process, log
+        self.port = int(self.wait_for("listening on")["message"].rsplit(":", 1)[1])
+
+    def lines(self):
+        return [
+            json.loads(line) for line in self._log.read_text().splitlines(keepends=True) if line[-1] == "\n"
+        ]
+
+    def wait_for(self, message):
+        while True:
+            found = [line for line in self.lines() if line["message"].startswith(message)]
+            if found:
+                return found[-1]
+            assert self.process.poll() is None, self._log.read_text()
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def started_service(run, *arguments, **environment):
+    """Serve a run on a free port; killed at the end if it has not stopped."""
+    line = [sys.executable, "-m", "hm4sr.cli", "serve", str(run), "--port", "0", *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(line, stderr=stream, env={**os.environ, **environment})
+        try:
+            yield ServiceProcess(process, log)
+        finally:
+            process.kill()
+            process.wait()

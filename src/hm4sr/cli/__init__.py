@@ -21,6 +21,7 @@ VERBS = {
     "compare": "Train several models as far as needed and compare them in tables.",
     "tune": "Search the settings of a model on the validation part.",
     "recommend": "Recommend items to known users or for given histories.",
+    "serve": "Answer over HTTP from a run, with a page to look at.",
     "export": "Write a run in a form that recommends without torch.",
 }
 

@@ -89,6 +89,10 @@ class BaseRecommender:
         """Modalities whose terms of the score are apart, and so can be told or left out."""
         return list(self.served.ranker.blocks)
 
+    def knows(self, user: str) -> bool:
+        """Whether this is the raw id of a known user."""
+        return user in self._users.rows
+
     def gates(self, histories: PaddedHistories) -> Mapping[str, NDArray[np.float32]]:
         """Weights of the experts at each event (B x L x K), by the name of the gate; none by default."""
         return {}

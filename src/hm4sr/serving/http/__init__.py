@@ -1,0 +1,1 @@
+"""The recommender behind HTTP: an application, a batcher for what arrives together, and a page."""
