@@ -44,7 +44,7 @@ class Bench:
         model.matmul_dtype = choose_precision(train.precision, device)
         sampled = train.loss == "sampled"
         model.negatives = train.negatives if sampled else 0
-        optimizer = Optimizer(model, train.learning_rate, train.weight_decay, sampled)
+        optimizer = Optimizer(model, train.learning_rate, train.weight_decay, sampled, train.average_decay)
         windows = training_windows(dataset.events, experiment.data.max_length, model.parallel)
         batches = TrainingBatches(dataset.events, windows, train.batch_targets)
         return cls(dataset, model, optimizer, batches, device)

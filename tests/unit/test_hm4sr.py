@@ -164,6 +164,7 @@ def test_the_released_preset_flips_exactly_the_documented_switches():
         "replace_at_least_one": False,
         "score_padding": True,
         "learn_missing": False,
+        "center_features": False,
         "cp_weight": 0.0,
     }
 
@@ -258,7 +259,8 @@ def test_a_missing_modality_uses_the_learned_stand_in():
         for item in range(1, 41):
             expected = projection.stand_in
             if feature.present[item]:
-                expected = projection.linear.weight @ feature.vectors[item] + projection.linear.bias
+                centred = feature.vectors[item] - feature.vectors[feature.present].mean(0)
+                expected = projection.linear.weight @ centred + projection.linear.bias
             torch.testing.assert_close(part[item], expected.detach())
 
 
@@ -525,7 +527,10 @@ class Oracle:
             feature, projection = self.model.catalog.features[name], self.model.projections[name]
             if feature.present[item]:
                 weight, bias = projection.linear.weight.tolist(), projection.linear.bias.tolist()
-                vectors.append(affine(weight, feature.vectors[item].tolist(), bias))
+                centred = feature.vectors[item]
+                if self.c.center_features:
+                    centred = centred - feature.vectors[feature.present].mean(0)
+                vectors.append(affine(weight, centred.tolist(), bias))
             else:
                 vectors.append(projection.stand_in.tolist())
         return vectors

@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "replace_at_least_one": False,
         "score_padding": True,
         "learn_missing": False,
+        "center_features": False,
         "cp_weight": 0.0,
     },
 }
@@ -75,6 +76,8 @@ class HM4SRConfig(TransformerConfig):
     """Make padding a class of the training softmax, as RecBole does."""
     learn_missing: bool = True
     """A learned vector stands in for a missing modality; otherwise the projection of zeros."""
+    center_features: bool = True
+    """Project each frozen vector minus their mean; the projection's bias could express the same."""
     aware_gates: bool = False
     """Let the interactive gates know which modalities an item lacks, by a learned shift for each."""
 
@@ -106,7 +109,9 @@ class HM4SR(SeqRecModel):
         self.positions = embedding(catalog.max_length, c.dim, rng)
         self.projections = nn.ModuleDict(
             {
-                name: FeatureProjection(catalog.features[name], c.dim, rng, c.learn_missing)
+                name: FeatureProjection(
+                    catalog.features[name], c.dim, rng, c.learn_missing, c.center_features
+                )
                 for name in self.modalities[1:]
             }
         )

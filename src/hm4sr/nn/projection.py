@@ -42,20 +42,47 @@ class FrozenFeatures(nn.Module):
 
     def rows(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U F"]:
         """The vectors of some items, or of the whole catalogue, in a number format."""
-        return self._features_in(dtype) if items is None else self.features[items].to(dtype)
+        if items is None:
+            return self._features_in(dtype)
+        return self._convert(self.features[items], self.missing[items], dtype)
 
     def _features_in(self, dtype: torch.dtype) -> Tensor:
         """The features in another number format, converted once."""
         if self._converted is None or self._converted.dtype != dtype:
-            self._converted = self.features.to(dtype)
+            self._converted = self._convert(self.features, self.missing, dtype)
         return self._converted
+
+    def _convert(
+        self, features: Float[Tensor, "U F"], missing: Bool[Tensor, "U"], dtype: torch.dtype
+    ) -> Float[Tensor, "U F"]:
+        return features.to(dtype)
 
 
 class FeatureProjection(FrozenFeatures):
-    """x = W f + b for every item of the catalogue; a learned stand-in where f is missing (eq. 4-5)."""
+    """x = W f + b for every item of the catalogue; a learned stand-in where f is missing (eq. 4-5).
 
-    def __init__(self, features: ItemFeatures, dim: int, rng: torch.Generator, learn_missing: bool = True):
+    Args:
+        features: vectors of one modality.
+        dim: width of the projection (D).
+        rng: source of the weights.
+        learn_missing: whether a missing f has a stand-in; otherwise zeros are projected.
+        center: project f minus the mean of all f. The bias can express the same; but the vectors of a
+            pretrained encoder share a large common part, and without it the rest is learned sooner.
+    """
+
+    mean: Tensor | None
+
+    def __init__(
+        self,
+        features: ItemFeatures,
+        dim: int,
+        rng: torch.Generator,
+        learn_missing: bool = True,
+        center: bool = False,
+    ):
         super().__init__(features)
+        mean = _mean(features).to(self.features.device) if center else None
+        self.register_buffer("mean", mean, persistent=False)
         self.linear = linear(features.vectors.shape[1], dim, rng)
         absent = not bool(features.present[1:].all())
         self.stand_in = normal(dim, std=0.02, rng=rng) if learn_missing and absent else None
@@ -67,13 +94,16 @@ class FeatureProjection(FrozenFeatures):
             dtype: number format of the product; the result is float32.
             items: item numbers.
         """
+        missing = self.missing if items is None else self.missing[items]
         if items is not None:
-            x, missing = self._project(self.features[items].to(dtype)), self.missing[items]
-        elif torch.is_grad_enabled() or self.features.dtype == dtype:
-            x, missing = self._project(self._features_in(dtype)), self.missing
-        else:  # a chunk at a time, so that large half-width tables are never widened whole
-            chunks = [self._project(chunk.to(dtype)) for chunk in torch.split(self.features, _CHUNK_ROWS)]
-            x, missing = torch.cat(chunks), self.missing
+            x = self._project(self.rows(dtype, items))
+        elif torch.is_grad_enabled() or (self.mean is None and self.features.dtype == dtype):
+            x = self._project(self._features_in(dtype))
+        else:  # a chunk at a time, so that large tables are never converted whole
+            pairs = zip(
+                torch.split(self.features, _CHUNK_ROWS), torch.split(missing, _CHUNK_ROWS), strict=True
+            )
+            x = torch.cat([self._project(self._convert(*pair, dtype)) for pair in pairs])
         if self.stand_in is not None:
             x = torch.where(missing[:, None], self.stand_in, x)
         return x
@@ -87,11 +117,19 @@ class FeatureProjection(FrozenFeatures):
                 items of the training lacked it, give the mean of the catalogue.
         """
         device = self.linear.weight.device
-        x = self._project(features.vectors.to(device, torch.float32))
+        vectors, present = features.vectors.to(device), features.present.to(device)
+        x = self._project(self._convert(vectors, ~present, torch.float32))
         stand_in = self.stand_in
         if stand_in is None and mean_if_missing:
             stand_in = self(torch.float32)[1:].mean(0)
-        return x if stand_in is None else torch.where(features.present.to(device)[:, None], x, stand_in)
+        return x if stand_in is None else torch.where(present[:, None], x, stand_in)
+
+    def _convert(
+        self, features: Float[Tensor, "U F"], missing: Bool[Tensor, "U"], dtype: torch.dtype
+    ) -> Float[Tensor, "U F"]:
+        if self.mean is None:
+            return features.to(dtype)
+        return (features.float() - self.mean).masked_fill(missing[:, None], 0.0).to(dtype)
 
     def _project(self, features: Float[Tensor, "U F"]) -> Float[Tensor, "U D"]:
         if features.dtype == torch.float32:
@@ -100,6 +138,14 @@ class FeatureProjection(FrozenFeatures):
         product = _FrozenProduct.apply(features, self.linear.weight)  # type: ignore[no-untyped-call]
         x: Tensor = product + self.linear.bias
         return x
+
+
+def _mean(features: ItemFeatures) -> Float[Tensor, "F"]:
+    """Mean of the vectors that are there."""
+    chunks = (torch.split(whole, _CHUNK_ROWS) for whole in (features.vectors, features.present))
+    sums = [there.double() @ vectors.double() for vectors, there in zip(*chunks, strict=True)]
+    total: Tensor = torch.stack(sums).sum(0)
+    return (total / features.present.sum().clamp_min(1)).float()
 
 
 class _FrozenProduct(torch.autograd.Function):

@@ -105,7 +105,9 @@ def train(
     batches = _training_batches(experiment, dataset, model)
     sampled = settings.loss == "sampled"
     model.negatives = settings.negatives if sampled else 0
-    optimizer = Optimizer(model, settings.learning_rate, settings.weight_decay, sparse=sampled)
+    optimizer = Optimizer(
+        model, settings.learning_rate, settings.weight_decay, sampled, settings.average_decay
+    )
     judged = _validation_targets(experiment, dataset)
     progress, best = Progress(), snapshot(model)
     if resume and state_folder is not None:
@@ -124,7 +126,9 @@ def train(
         started = time.perf_counter()
         losses = _train_epoch(model, optimizer, batches, experiment.seed, progress.epoch + 1, device)
         trained = time.perf_counter()
-        valid = summarise(rank_events(model, dataset.events, judged, device).ranks, experiment.evaluate.ks)
+        with optimizer.averaged():
+            ranked = rank_events(model, dataset.events, judged, device)
+        valid = summarise(ranked.ranks, experiment.evaluate.ks)
         if not valid:
             raise UserError(f"{dataset.path} has no validation targets: prepare it with longer histories.")
         progress.epoch += 1
@@ -138,7 +142,8 @@ def train(
         progress.metrics.append(row)
         if valid[settings.monitor] > progress.best_score:
             progress.best_score, progress.best_epoch = valid[settings.monitor], progress.epoch
-            best = snapshot(model)
+            with optimizer.averaged():
+                best = snapshot(model)
         logger.info("%s", describe_epoch(row, settings.monitor, progress))
         if state_folder is not None:
             save_state(state_folder, progress, model, optimizer, best)

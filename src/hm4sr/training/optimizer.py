@@ -1,11 +1,15 @@
 """Adam, with updates of only the touched rows where a step sees only a sample of the items."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel
+from hm4sr.training.average import WeightAverage
+
+_AVERAGE = "average."
 
 
 class Optimizer:
@@ -13,9 +17,23 @@ class Optimizer:
 
     In sparse mode the moments of a row move only when the row is touched, so that a step costs the same for a
     thousand items as for ten million.
+
+    Args:
+        model: its parameters are moved.
+        learning_rate: step size.
+        weight_decay: L2 penalty.
+        sparse: whether the tables of items get sparse updates.
+        average: share of the past that a moving average of the weights keeps in a step; 0 keeps none.
     """
 
-    def __init__(self, model: SeqRecModel, learning_rate: float, weight_decay: float, sparse: bool):
+    def __init__(
+        self,
+        model: SeqRecModel,
+        learning_rate: float,
+        weight_decay: float,
+        sparse: bool,
+        average: float = 0.0,
+    ):
         tables = [table for table in _item_tables(model) if sparse]
         for table in tables:
             table.sparse = True
@@ -27,6 +45,12 @@ class Optimizer:
         if tables:
             self.parts.append(torch.optim.SparseAdam([table.weight for table in tables], lr=learning_rate))
 
+        self._average = WeightAverage(model, average) if average else None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the model has the averaged weights, if an average is kept."""
+        return nullcontext() if self._average is None else self._average.applied()
+
     def step(self, loss: Tensor) -> None:
         """Move the parameters against the gradient of a loss."""
         for part in self.parts:
@@ -34,10 +58,13 @@ class Optimizer:
         loss.backward()  # type: ignore[no-untyped-call]
         for part in self.parts:
             part.step()
+        if self._average is not None:
+            self._average.update()
 
     def state(self) -> dict[str, Tensor]:
-        """All moments and step counts, by part, parameter number and name."""
-        return {
+        """All moments and step counts, by part, parameter number and name; and the averages."""
+        averages = {} if self._average is None else self._average.state()
+        return {f"{_AVERAGE}{name}": value for name, value in averages.items()} | {
             f"{number}.{parameter}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
             for number, part in enumerate(self.parts)
             for parameter, values in part.state_dict()["state"].items()
@@ -46,6 +73,10 @@ class Optimizer:
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""
+        averages = {key: tensor for key, tensor in tensors.items() if key.startswith(_AVERAGE)}
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in averages}
+        if self._average is not None:
+            self._average.load_state({key.removeprefix(_AVERAGE): tensor for key, tensor in averages.items()})
         for number, part in enumerate(self.parts):
             state: dict[int, dict[str, Tensor | int]] = {}
             for key, tensor in tensors.items():

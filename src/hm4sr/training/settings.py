@@ -47,6 +47,9 @@ class TrainConfig(Config):
     """Step size of Adam."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty of Adam."""
+    average: float | None = Field(None, ge=0, lt=1)
+    """Share of the past that a moving average of the weights keeps in a step; the average is what is judged
+    and kept. 0 keeps none; left out, it is 0.998, and 0 for a sampled loss, whose steps touch few weights."""
     loss: Literal["full", "sampled"] = "full"
     """Softmax over the whole catalogue, or over the batch's targets and `negatives` drawn items."""
     negatives: int = Field(4096, gt=0)
@@ -61,6 +64,13 @@ class TrainConfig(Config):
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = Field(0, ge=0)
     """Processor threads; 0 leaves the choice to torch."""
+
+    @property
+    def average_decay(self) -> float:
+        """The share of the past that the average of the weights keeps; 0 for no average."""
+        if self.average is None:
+            return 0.998 if self.loss == "full" else 0.0
+        return self.average
 
 
 class EvaluateConfig(Config):
