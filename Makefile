@@ -19,10 +19,10 @@ demo: install
 	$(BIN)/hm4sr demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: lint
-	$(BIN)/python -m pytest -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m ''
 
 lint: install
 	$(BIN)/ruff check .
