@@ -122,13 +122,14 @@ async function loadUser(id) {
 }
 
 async function loadExample() {
-  const first = Math.floor(Math.random() * Math.min(40, state.runs[0].items));
-  const { items } = await ask(`items?first=${first}&count=1`);
-  if (!items.length) return;
-  const alike = await ask("similar", { items: [items[0].item_id], k: 4 });
   const run = state.runs[0];
+  const places = [0, 1].map(() => Math.floor(Math.random() * Math.min(60, run.items)));
+  const found = await Promise.all(places.map((first) => ask(`items?first=${first}&count=1`)));
+  const seeds = found.map(({ items }) => items[0]);
+  const alike = await ask("similar", { items: seeds.map((item) => item.item_id), k: 2 });
   const gap = Math.max(run.gap, 86400);
-  const chosen = [items[0], ...alike.answers[0].items];
+  const chosen = [...new Map(seeds.flatMap((item, place) => [item, ...alike.answers[place].items])
+    .map((item) => [item.item_id, item])).values()];
   state.events = chosen.map(({ item_id, title }, place) => (
     { item_id, title, time: run.last_moment - gap * (chosen.length - 1 - place) ** 2 }));
   showHistory();
@@ -187,7 +188,7 @@ function question(run, without) {
 async function answerOf(run) {
   const off = [...state.off];
   const body = question(run, off);
-  const explained = ask("explain", body);
+  const explained = ask("explain", { ...body, num_reasons: 4 });
   const full = body.without.length ? ask("recommend", question(run, [])) : null;
   const [why, all] = await Promise.all([explained, full]);
   return column(run, why.explanations[0], all && all.answers[0].items, state.off.has("time"), loadPicture);
@@ -211,7 +212,8 @@ async function recommend() {
 function showRuns() {
   const names = [...new Set(state.runs.flatMap((run) => run.modalities))];
   at("runs").textContent = state.runs
-    .map((run) => `${run.name}: ${run.model} over ${run.items.toLocaleString("en")} items.`).join(" ");
+    .map((run) => `${run.name === run.model ? run.name : `${run.name} (${run.model})`} knows ${run.items.toLocaleString("en")} items.`)
+    .join(" ");
   at("switches").replaceChildren(...[...names, "time"].map((name) => make("label", { class: "check" },
     make("input", { type: "checkbox", checked: !state.off.has(name), "data-modality": name, onchange: (change) => {
       if (change.target.checked) state.off.delete(name);
@@ -235,18 +237,22 @@ async function begin() {
 }
 
 const tell = (error) => say(error.message, true);
-const later = (action, milliseconds) => {
-  let timer;
-  return () => { clearTimeout(timer); timer = setTimeout(action, milliseconds); };
-};
+let typing;
 
-at("words").addEventListener("input", later(() => search().catch(tell), 150));
+at("words").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => search().catch(tell), 150);
+});
 at("build").addEventListener("keydown", (press) => {
   if (press.target === at("words") || at("found").contains(press.target)) walk(press);
 });
-at("words").addEventListener("keydown", (press) => {
-  const only = at("found").querySelector("button");
-  if (press.key === "Enter" && only) only.click();
+at("words").addEventListener("keydown", async (press) => {
+  if (press.key !== "Enter") return;
+  clearTimeout(typing);
+  try {
+    await search(); // what is shown may belong to the words before
+    at("found").querySelector("button")?.click();
+  } catch (error) { tell(error); }
 });
 at("more").addEventListener("click", () => search(true).catch(tell));
 at("example").addEventListener("click", () => loadExample().catch(tell));

@@ -115,6 +115,7 @@ function gateTable(events) {
 function timeSentence(time, off) {
   if (!time) return "No known item in the history: these are the most popular items.";
   if (off) return "Times are switched off: the events count as evenly spread.";
+  if (time.overlap === 1 && time.mean_shift === 0) return "Effect of time: none; even gaps give the same list.";
   const shift = time.mean_shift === null ? "" : `, which move by ${time.mean_shift.toFixed(1)} places on average`;
   return `Effect of time: with even gaps ${percent(time.overlap)} of these items stay${shift}.`;
 }
@@ -136,7 +137,7 @@ export function column(run, explained, full, timeOff, load) {
   const lines = explained.answer.items.map((item) =>
     answerLine(item, why.get(item.item_id), explained, run.modalities, before, load));
   const section = make("section", { class: "column", "data-run": run.name },
-    make("h3", {}, `${run.name} (${run.model})`),
+    make("h3", {}, run.name === run.model ? run.name : `${run.name} (${run.model})`),
     make("p", { class: "note" }, timeSentence(explained.time, timeOff)));
   if (explained.answer.unknown.length) {
     section.append(make("p", { class: "note" }, `Not in this catalogue: ${explained.answer.unknown.join(", ")}.`));
