@@ -62,9 +62,8 @@ async def run(port: int, rate: float, seconds: float, events: int) -> None:
     await asyncio.gather(*tasks)
     times.sort()
     p50, p99 = times[len(times) // 2], times[int(0.99 * len(times))]
-    print(
-        f"{len(times):,} requests: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {times[-1]:.1f} ms; {dict(statuses)}"
-    )
+    print(f"{len(times):,} requests: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {times[-1]:.1f} ms")
+    print(f"statuses: {dict(statuses)}")
 
 
 if __name__ == "__main__":
