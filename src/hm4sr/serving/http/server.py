@@ -78,6 +78,7 @@ class _Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=config.limits.connections,
+                timeout_keep_alive=config.limits.idle_seconds,
                 timeout_graceful_shutdown=int(config.stop_seconds),
             )
         )

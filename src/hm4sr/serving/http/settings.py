@@ -39,7 +39,9 @@ class RequestLimits(Config):
     connections: int = Field(1000, ge=1)
     """Most open connections."""
     header_seconds: float = Field(10.0, gt=0)
-    """Longest time between the first byte of a connection's request and the end of its headers."""
+    """Longest time that the headers of a request may take to arrive."""
+    idle_seconds: int = Field(75, ge=1)
+    """Time that a connection stays open between requests; longer than proxies keep theirs."""
 
 
 class BatcherConfig(Config):
