@@ -126,13 +126,18 @@ def test_answers_to_another_question_are_not_mixed(run):
     assert pl.read_parquet("out/part-*.parquet")["rank"].max() == 5
 
 
-def test_new_items_from_a_file_are_recommended(tmp_path_factory, run):
+@pytest.fixture(scope="module")
+def with_texts(tmp_path_factory):
+    """A run that reads texts."""
     folder = tmp_path_factory.mktemp("texts")
     dataset = make_dataset(folder / "data")
     extract(dataset, FeatureConfig(text="builtin"))
-    make_run(folder / "run", dataset, "hm4sr")
+    return make_run(folder / "run", dataset, "hm4sr").path
+
+
+def test_new_items_from_a_file_are_recommended(with_texts, run):
     Path("new.csv").write_text("item_id,title,category\nnew,Title of i9,odd\nother,Title of 7,fresh\n")
-    where = folder / "run"  # absolute, so it wins over the folder of the other tests
+    where = with_texts  # absolute, so it wins over the folder of the other tests
     options = ["--keep-seen", "-k", 99, "--new-items", "new.csv", "--out", "o.csv"]
     code, _, err = run("--user", "42", *options, where=where)
     assert (code, err) == (0, "")

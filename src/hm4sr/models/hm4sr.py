@@ -163,8 +163,8 @@ class HM4SR(SeqRecModel):
         """[mean of x_id; x_txt; x_img] of items that came after training; None for a model on IDs alone.
 
         The mean gives the ID term its average over the catalogue, so the other modalities alone decide on a
-        new item's place. A zero would not: training pushes the ID vectors of seldom chosen items away from
-        the histories, so the average ID term is below zero and a zero would lift whatever is new.
+        new item's place. Zeros would lift whatever is new where training has pushed the ID vectors of seldom
+        chosen items away from the histories, so that the average ID term is below zero.
         """
         if not self.projections:
             return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hm4sr.serving.answers import Recommendations, Source
 from hm4sr.serving.histories import History, InventedTimes
 from hm4sr.serving.ranker import Ranker, check_switched_off
 from hm4sr.serving.requests import PaddedHistories, Requests, Users, find_requests, joined
-from hm4sr.serving.search import Limits, best_of_table
+from hm4sr.serving.search import Floats, Limits, best_of_table
 from hm4sr.serving.shelf import Shelf
 
 _CHUNK_SCORES = 16_000_000
@@ -57,6 +58,13 @@ class Served:
 
     shelf: Shelf
     ranker: Ranker
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """Length of each item vector (V), never 0."""
+        squares = np.einsum("vq,vq->v", self.ranker.vectors, self.ranker.vectors)
+        lengths: Floats = np.maximum(np.sqrt(squares), np.finfo(np.float32).tiny)
+        return lengths
 
 
 class BaseRecommender:
@@ -251,7 +259,8 @@ class BaseRecommender:
         Raises:
             UserError: an item or a category is unknown, or `k` is below 1.
         """
-        shelf, vectors = self.served.shelf, self.served.ranker.vectors
+        served = self.served
+        shelf, vectors, lengths = served.shelf, served.ranker.vectors, served.lengths
         _check_k(k)
         wanted = [items] if isinstance(items, str) else list(items)
         rows = np.array([shelf.number_of(item) for item in wanted], dtype=np.int64)
@@ -259,11 +268,10 @@ class BaseRecommender:
         allowed, unknown_included = _allowed(shelf, include, categories)
         k = min(int(k), len(shelf))
         numbers, scores = _nothing(len(rows), k)
-        lengths = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
         size = max(1, _CHUNK_SCORES // len(vectors))
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            cosines = (vectors[part] / lengths[part, None]) @ vectors.T / lengths
+            cosines: Floats = (vectors[part] / lengths[part, None]) @ vectors.T / lengths
             limits = [Limits(np.append(blocked, row), allowed) for row in part]
             numbers[first : first + size], scores[first : first + size] = best_of_table(cosines, k, limits)
         count = len(wanted)
