@@ -39,6 +39,7 @@ def test_the_best_and_the_second_are_marked_and_equal_figures_share_a_mark():
     assert [cell.mark for cell in cells] == ["", "best", "best", "second", "", "second"]
     assert [cell.mark for cell in marked([figure(2.0), figure(1.0)], largest=False)] == ["second", "best"]
     assert [cell.mark for cell in marked([figure(0.5)])] == [""]
+    assert [cell.mark for cell in marked([figure(0.0), figure(0.1)])] == ["", "best"]
 
 
 def test_markdown_holds_its_columns_whatever_the_names(table):

@@ -65,7 +65,7 @@ def figure(value: float | None, spread: float | None = None, pattern: str = ".4f
 
 
 def marked(cells: Sequence[Cell], largest: bool = True) -> list[Cell]:
-    """Mark the best and the second best of some cells; those shown alike share a mark.
+    """Mark the best and the second best of some cells; those shown alike share a mark, and 0 gets none.
 
     Args:
         cells: one column's (or one row's) cells; those without a number stay as they are.
@@ -75,7 +75,8 @@ def marked(cells: Sequence[Cell], largest: bool = True) -> list[Cell]:
         text.split(" ±")[0]: value for text, value in ((c.text, c.value) for c in cells) if value is not None
     }
     order = sorted(shown, key=lambda text: shown[text], reverse=largest)
-    marks: dict[str, Mark] = dict(zip(order, ("best", "second"), strict=False)) if len(order) > 1 else {}
+    best: dict[str, Mark] = dict(zip(order, ("best", "second"), strict=False)) if len(order) > 1 else {}
+    marks = {text: mark for text, mark in best.items() if float(shown[text])}
     return [
         Cell(c.text, c.value, c.spread, marks.get(c.text.split(" ±")[0], ""), c.note)
         if c.value is not None
