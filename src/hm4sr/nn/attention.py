@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hm4sr.nn.dropout import Dropout
@@ -53,6 +53,11 @@ def attend(
     return mixed
 
 
+def newest(x: Float[Tensor, "B L D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    """What stands at the newest event of each row."""
+    return x[torch.arange(len(x), device=x.device), lengths - 1]
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a position sees itself and earlier ones.
 
@@ -90,6 +95,18 @@ class CausalSelfAttention(nn.Module):
             seen = ~future(x.shape[1], x.device, self.block)
             mixed = F.scaled_dot_product_attention(query, key, value, seen)
         out: Tensor = self.out(merge_heads(mixed))
+        return out
+
+    def newest(
+        self, x: Float[Tensor, "B L D"], wanted: Float[Tensor, "B 1 D"], lengths: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B 1 D"]:
+        """The same at the newest event of each row alone; `wanted` is what stands there in `x`."""
+        layer, D = self.query_key_value, x.shape[2]
+        bias = (None, None) if layer.bias is None else (layer.bias[:D], layer.bias[D:])
+        (query,) = split_heads(F.linear(wanted, layer.weight[:D], bias[0]), 1, self.heads)
+        key, value = split_heads(F.linear(x, layer.weight[D:], bias[1]), 2, self.heads)
+        later = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+        out: Tensor = self.out(merge_heads(attend(query, key, value, later[:, None, None], self.dropout)))
         return out
 
 
@@ -172,3 +189,13 @@ class SequenceEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def newest(self, x: Float[Tensor, "B L D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """What `forward` gives at the newest event of each row; the last layer is computed there alone."""
+        x = self.dropout(self.norm(x))
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        top: Any = self.layers[-1]
+        wanted = newest(x, lengths)[:, None]
+        out: Tensor = top.complete(wanted, top.attention.newest(x, wanted, lengths))[:, 0]
+        return out
