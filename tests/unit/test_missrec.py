@@ -176,6 +176,14 @@ def test_the_penalty_is_what_it_says_and_does_not_grow_with_the_batch(penalty):
     assert given_penalty == pytest.approx(512 / 3 * sum(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("layers", [2, 4])
+def test_the_newest_event_alone_gives_what_all_positions_give_there(layers):
+    model, batch = build(layers=layers).eval(), histories([6, 1, 4])
+    states = model.item_states()[batch.items]
+    expected = model.read(states, batch)[torch.arange(3), batch.lengths - 1]
+    torch.testing.assert_close(model.read_newest(states, batch), expected)
+
+
 # Scores
 
 

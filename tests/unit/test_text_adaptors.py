@@ -10,6 +10,7 @@ from torch import Tensor
 from contract.catalogs import histories, rows_of, small_catalog, small_model, widened
 from hm4sr.models.tedrec import SpectralFusion, TedRec
 from hm4sr.models.unisrec import UniSRec
+from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import EventExperts, NoisyDenseMoE
 from hm4sr.types import ItemFeatures
 
@@ -197,6 +198,15 @@ def test_the_vector_of_padding_is_random_and_never_learns():
         model.losses(widened(batch, columns))["main"].backward()
         optimizer.step()
     assert torch.equal(model.items.weight[0], start)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_newest_event_alone_gives_what_all_positions_give_there(layers, bias):
+    encoder = SequenceEncoder(8, layers, 2, 16, 0.0, 0.0, torch.Generator().manual_seed(0), bias)
+    x, lengths = torch.randn(3, 6, 8), torch.tensor([6, 1, 4])
+    expected = encoder(x)[torch.arange(3), lengths - 1]
+    torch.testing.assert_close(encoder.newest(x, lengths), expected)
 
 
 @pytest.mark.parametrize("name", ["unisrec", "tedrec"])

@@ -187,13 +187,9 @@ class HM4SR(SeqRecModel):
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
-        if self.training:
-            return super().last_hidden(batch)
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
-        last = batch.lengths - 1
-        return torch.cat(
-            [self._encoder(name).at(x[:, :, m], last) for m, name in enumerate(self.modalities)], 1
-        )
+        parts = enumerate(self.modalities)
+        return torch.cat([self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts], dim=1)
 
     def _encoder(self, name: str) -> SequenceEncoder:
         encoder = self.encoders[name]

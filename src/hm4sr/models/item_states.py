@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig
+from hm4sr.nn.attention import newest
 from hm4sr.nn.experts import FeatureExperts
 from hm4sr.nn.sampling import ItemView
 from hm4sr.types import Catalog, SeqBatch
@@ -31,6 +32,10 @@ class ItemStateModel(SeqRecModel):
         """Hidden vector after each event of histories whose items have these states."""
         raise NotImplementedError
 
+    def read_newest(self, states: Float[Tensor, "B L S"], batch: SeqBatch) -> Float[Tensor, "B D"]:
+        """Hidden vector after the newest event of each history; a subclass may compute that alone."""
+        return newest(self.read(states, batch), batch.lengths)
+
     def candidates(self, states: Float[Tensor, "U S"]) -> Float[Tensor, "U Q"]:
         """What the dot product takes of the items."""
         return states
@@ -52,9 +57,15 @@ class ItemStateModel(SeqRecModel):
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Query vector after each event."""
+        return self.query(self.read(F.embedding(batch.items, self._states_now()), batch))
+
+    def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
+        """Query vector of each whole history."""
+        return self.query(self.read_newest(F.embedding(batch.items, self._states_now()), batch))
+
+    def _states_now(self) -> Tensor:
         fixed = None if self._fixed_items is None else self._fixed_states
-        states = self.item_states() if fixed is None else fixed
-        return self.query(self.read(F.embedding(batch.items, states), batch))
+        return self.item_states() if fixed is None else fixed
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets."""
@@ -62,12 +73,17 @@ class ItemStateModel(SeqRecModel):
         return {"main": self.state_loss(hidden, view)}
 
     def look(self, batch: SeqBatch) -> tuple[Float[Tensor, "N D"], ItemView]:
-        """Hidden vectors at the learned positions, and a view whose vectors are item states."""
+        """Hidden vectors at the learned positions, and a view whose vectors are item states.
+
+        A model that is not parallel learns at the newest event of each history.
+        """
         with self.mixed_precision():
             view = self.view(batch, self.item_states)
             # Padding must not learn, whatever the encoder makes of it.
             seen = F.embedding(view.items, view.vectors, padding_idx=0)
-            hidden = self.read(seen, batch)[batch.targets > 0]
+            hidden = (
+                self.read(seen, batch)[batch.targets > 0] if self.parallel else self.read_newest(seen, batch)
+            )
         return hidden.float(), view
 
     def state_loss(self, hidden: Float[Tensor, "N D"], view: ItemView) -> Float[Tensor, ""]:

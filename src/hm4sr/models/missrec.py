@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hm4sr.models.base import register, require_features
 from hm4sr.models.item_states import CosineConfig, CosineModel
-from hm4sr.nn.attention import LAYER_NORM_EPS
+from hm4sr.nn.attention import LAYER_NORM_EPS, newest
 from hm4sr.nn.clustering import density_peaks, kmeans
 from hm4sr.nn.cross_attention import ReadingLayer, SetLayer
 from hm4sr.nn.dropout import Dropout
@@ -134,13 +134,22 @@ class MISSRec(CosineModel):
 
     def read(self, states: Float[Tensor, "B L S"], batch: SeqBatch) -> Float[Tensor, "B L D"]:
         """Read the history in the light of its interests."""
-        return self._read(states, batch, *self.interests(batch.items))
+        return self._read(states, batch, *self.interests(batch.items), everywhere=True)
 
-    def _read(self, states: Tensor, batch: SeqBatch, memory: Tensor, empty: Tensor) -> Tensor:
+    def read_newest(self, states: Float[Tensor, "B L S"], batch: SeqBatch) -> Float[Tensor, "B D"]:
+        """The same; the last layer at the newest event of each history alone."""
+        return self._read(states, batch, *self.interests(batch.items), everywhere=False)[:, 0]
+
+    def _read(
+        self, states: Tensor, batch: SeqBatch, memory: Tensor, empty: Tensor, everywhere: bool
+    ) -> Tensor:
         summed = states.view(*states.shape[:-1], -1, self.config.dim).sum(-2)
         x = self.dropout(self.norm(summed + self.positions.weight[: batch.items.shape[1]]))
-        for layer in self.decoder:
-            x = layer(x, ~batch.valid, memory, _unread(empty))
+        context = (~batch.valid, memory, _unread(empty))
+        *lower, top = self.decoder
+        for layer in lower:
+            x = layer(x, *context)
+        x = top(x, *context) if everywhere else top(newest(x, batch.lengths)[:, None], *context, x)
         out: Tensor = self.norm_out(x)
         return out
 
@@ -173,8 +182,9 @@ class MISSRec(CosineModel):
         with self.mixed_precision():
             view = self.view(batch, self.item_states)
             memory, empty = self.interests(batch.items)
-            hidden = self._read(F.embedding(view.items, view.vectors, padding_idx=0), batch, memory, empty)
-        query = self.query(hidden[batch.targets > 0])
+            seen = F.embedding(view.items, view.vectors, padding_idx=0)
+            hidden = self._read(seen, batch, memory, empty, everywhere=False)[:, 0]
+        query = self.query(hidden)
         items = self._directions(view.vectors.float())
         if self.phi is None:
             terms = {"main": self.main_loss(query, replace(view, vectors=items.mean(1)))}

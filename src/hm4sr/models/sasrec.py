@@ -36,9 +36,7 @@ class SASRec(SeqRecModel):
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
-        if self.training:
-            return super().last_hidden(batch)
-        return self.encoder.at(self._embed(batch), batch.lengths - 1)
+        return self.encoder.newest(self._embed(batch), batch.lengths)
 
     def _embed(self, batch: SeqBatch) -> Float[Tensor, "B L D"]:
         embedded: Tensor = self.items(batch.items) + self.positions.weight[: batch.items.shape[1]]

@@ -93,7 +93,16 @@ class TedRec(CosineModel):
         return rows
 
     def read(self, states: Float[Tensor, "B L D"], batch: SeqBatch) -> Float[Tensor, "B L D"]:
-        """Fuse at full length; the Transformer is causal and needs no more than the events that are there."""
+        """Causal Transformer over the fused sequence and positions."""
+        hidden: Tensor = self.encoder(self._fuse(states, batch))
+        return hidden
+
+    def read_newest(self, states: Float[Tensor, "B L D"], batch: SeqBatch) -> Float[Tensor, "B D"]:
+        """The same at the newest event of each history alone."""
+        return self.encoder.newest(self._fuse(states, batch), batch.lengths)
+
+    def _fuse(self, states: Float[Tensor, "B L D"], batch: SeqBatch) -> Float[Tensor, "B L D"]:
+        """Fuse at full length; the causal Transformer needs no more than the events that are there."""
         L, P = states.shape[1], self.catalog.max_length
         items = F.pad(batch.items, (0, P - L))
         padding = self.items.weight[0].detach().expand(len(states), P - L, -1)
@@ -102,5 +111,5 @@ class TedRec(CosineModel):
         if self.config.zero_pad:
             real = (items > 0)[..., None]
             ids, texts = ids * real, texts * real
-        hidden: Tensor = self.encoder(self.fusion(ids, texts)[:, :L] + self.positions.weight[:L])
-        return hidden
+        fused: Tensor = self.fusion(ids, texts)[:, :L] + self.positions.weight[:L]
+        return fused

@@ -14,11 +14,6 @@ from hm4sr.nn.init import linear
 LAYER_NORM_EPS = 1e-12
 
 
-def take_position(x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-    """One position of each row."""
-    return x.gather(1, position[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
-
-
 def split_heads(x: Float[Tensor, "B L W"], parts: int, heads: int) -> tuple[Tensor, ...]:
     """Cut `parts` projections that stand side by side (W = parts D) into heads: each B, H, L, D / H."""
     B, L, W = x.shape
@@ -56,6 +51,11 @@ def attend(
     weights = scores.masked_fill(blocked, -torch.inf).softmax(-1)
     mixed: Tensor = dropout(weights) @ value
     return mixed
+
+
+def newest(x: Float[Tensor, "B L D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    """What stands at the newest event of each row."""
+    return x.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1])).squeeze(1)
 
 
 class CausalSelfAttention(nn.Module):
@@ -97,19 +97,16 @@ class CausalSelfAttention(nn.Module):
         out: Tensor = self.out(merge_heads(mixed))
         return out
 
-    def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """What `forward` gives at one position of each row, without dropout; for blocks of one position."""
-        assert self.block == 1
-        D, whole = x.shape[-1], self.query_key_value
-        weights = torch.split(whole.weight, [D, 2 * D])
-        biases = torch.split(whole.bias, [D, 2 * D]) if whole.bias is not None else (None, None)
-        (query,) = split_heads(
-            F.linear(take_position(x, position), weights[0], biases[0])[:, None], 1, self.heads
-        )
-        key, value = split_heads(F.linear(x, weights[1], biases[1]), 2, self.heads)
-        past = torch.arange(x.shape[1], device=x.device) <= position[:, None]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=past[:, None, None])
-        out: Tensor = self.out(merge_heads(mixed).squeeze(1))
+    def newest(
+        self, x: Float[Tensor, "B L D"], wanted: Float[Tensor, "B 1 D"], lengths: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B 1 D"]:
+        """The same at the newest event of each row alone; `wanted` is what stands there in `x`."""
+        layer, D = self.query_key_value, x.shape[2]
+        bias = (None, None) if layer.bias is None else (layer.bias[:D], layer.bias[D:])
+        (query,) = split_heads(F.linear(wanted, layer.weight[:D], bias[0]), 1, self.heads)
+        key, value = split_heads(F.linear(x, layer.weight[D:], bias[1]), 2, self.heads)
+        later = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+        out: Tensor = self.out(merge_heads(attend(query, key, value, later[:, None, None], self.dropout)))
         return out
 
 
@@ -193,15 +190,12 @@ class SequenceEncoder(nn.Module):
             x = layer(x)
         return x
 
-    def at(self, x: Float[Tensor, "B L D"], position: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
-        """What the encoder gives at one position of each row, without dropout.
-
-        Judging and serving need the last event alone, which spares most of the last layer.
-        """
-        x = self.norm(x)
+    def newest(self, x: Float[Tensor, "B L D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """What `forward` gives at the newest event of each row; the last layer is computed there alone."""
+        x = self.dropout(self.norm(x))
         for layer in self.layers[:-1]:
             x = layer(x)
-        last = self.layers[-1]
-        assert isinstance(last, TransformerLayer)
-        assert isinstance(last.attention, CausalSelfAttention)
-        return last.complete(take_position(x, position), last.attention.at(x, position))
+        top: Any = self.layers[-1]
+        wanted = newest(x, lengths)[:, None]
+        out: Tensor = top.complete(wanted, top.attention.newest(x, wanted, lengths))[:, 0]
+        return out

@@ -67,7 +67,13 @@ class ReadingLayer(SetLayer):
         self.norm_self = nn.LayerNorm(dim, LAYER_NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B L D"], *context: Any) -> Float[Tensor, "B L D"]:
-        """One layer; `context` is what is hidden of `x`, the set, and what is hidden of the set."""
-        hidden, memory, hidden_memory = context
-        x = self.norm_self(x + self.dropout(self.attention(x, hidden)))
+        """One layer, at the positions `x`.
+
+        Args:
+            x: positions that are wanted.
+            context: what is hidden of the sequence, the set, what is hidden of the set, and the sequence, if
+                `x` is not the whole of it.
+        """
+        hidden, memory, hidden_memory, *sequence = context
+        x = self.norm_self(x + self.dropout(self.attention(x, hidden, *sequence)))
         return self.complete(x, self.reading(x, hidden_memory, memory))
