@@ -267,7 +267,8 @@ class BaseRecommender:
         size = max(1, _CHUNK_SCORES // len(vectors))
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            cosines: Floats = (vectors[part] / lengths[part, None]) @ vectors.T / lengths
+            unit = vectors[part] / lengths[part, None]
+            cosines = (unit @ vectors.T / lengths).astype(np.float32, copy=False)
             limits = [Limits(np.append(blocked, row), allowed) for row in part]
             numbers[first : first + size], scores[first : first + size] = best_of_table(cosines, k, limits)
         count = len(wanted)
