@@ -271,8 +271,13 @@ class BaseRecommender:
         size = max(1, _CHUNK_SCORES // len(vectors))
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
+<<<<<<< HEAD
             directions = vectors[part] / lengths[part, None]
             cosines: Floats = (directions @ vectors.T / lengths).astype(np.float32)
+=======
+            unit = vectors[part] / lengths[part, None]
+            cosines = (unit @ vectors.T / lengths).astype(np.float32, copy=False)
+>>>>>>> serving
             limits = [Limits(np.append(blocked, row), allowed) for row in part]
             numbers[first : first + size], scores[first : first + size] = best_of_table(cosines, k, limits)
         count = len(wanted)
