@@ -97,6 +97,10 @@ class BaseRecommender:
         """Modalities whose terms of the score are apart, and so can be told or left out."""
         return list(self.served.ranker.blocks)
 
+    def knows(self, user: str) -> bool:
+        """Whether this is the raw id of a known user."""
+        return user in self._users.rows
+
     def gates(self, histories: PaddedHistories) -> Mapping[str, NDArray[np.float32]]:
         """Weights of the experts at each event (B x L x K), by the name of the gate; none by default."""
         return {}
@@ -267,8 +271,8 @@ class BaseRecommender:
         size = max(1, _CHUNK_SCORES // len(vectors))
         for first in range(0, len(rows), size):
             part = rows[first : first + size]
-            unit = vectors[part] / lengths[part, None]
-            cosines = (unit @ vectors.T / lengths).astype(np.float32, copy=False)
+            directions = vectors[part] / lengths[part, None]
+            cosines: Floats = (directions @ vectors.T / lengths).astype(np.float32)
             limits = [Limits(np.append(blocked, row), allowed) for row in part]
             numbers[first : first + size], scores[first : first + size] = best_of_table(cosines, k, limits)
         count = len(wanted)
