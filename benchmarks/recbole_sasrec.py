@@ -6,6 +6,7 @@ called one after the other. An epoch takes minutes: steps are timed and multipli
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import time
@@ -46,10 +47,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    folder = str(arguments.folder.resolve())
+    os.chdir(folder)  # where RecBole leaves its logs
     config = Config(
         model="SASRec",
         dataset=arguments.name,
-        config_dict={**SETTINGS, "data_path": str(arguments.folder), "checkpoint_dir": str(arguments.folder)},
+        config_dict={**SETTINGS, "data_path": folder, "checkpoint_dir": folder},
     )
     dataset = create_dataset(config)
     train, _, test = data_preparation(config, dataset)
