@@ -203,8 +203,8 @@ def test_items_without_a_picture_get_their_share(shop: Dataset) -> None:
     share varies by 0.004 (one standard deviation), and a few epochs leave it near its optimum. Among the ten
     best, items of which less is known come up a little less often even so, for their scores are less extreme.
     Vectors that are centred on their mean sharpen that: 0.40 of the ten best, 0.43 to 0.45 without. The
-    tolerance of 0.12 tells the learned stand-in from those that were left out: the mean of the present vectors
-    (0.36 in the simulated shop) and a score scaled to the modalities present (0.61).
+    tolerance of 0.12 tells the learned stand-in from those that were left out: the mean of the present
+    vectors (0.36 in the simulated shop) and a score scaled to the modalities present (0.61).
     """
     has = load_features(shop, "first").present.numpy()
     one, other = (
