@@ -4,7 +4,9 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
-from hm4sr.data.dataset import Dataset
+from hm4sr.data.dataset import IMAGES, Dataset
+from hm4sr.data.images import find_pictures
+from hm4sr.errors import UserError
 from hm4sr.features.pictures import PictureError, picture_key, read_picture
 
 SIDE = 256
@@ -16,24 +18,32 @@ class Pictures:
 
     def __init__(self, dataset: Dataset):
         noted = dataset.manifest["rules"].get("image_root")
-        self._root = Path(noted or dataset.path).resolve()
-        self._files: list[str | None] = dataset.items["image"].to_list()
+        self._folders = [Path(noted or dataset.path).resolve(), (dataset.path / IMAGES).resolve()]
+        try:
+            self._files = find_pictures(dataset).paths
+        except UserError:  # their folder is not here: the service answers without pictures
+            self._files = []
         self.read = lru_cache(maxsize=2048)(self._read)
 
     def has(self, number: int) -> bool:
         """Whether the data set names a picture of item `number` (1..)."""
-        return number <= len(self._files) and bool(self._files[number - 1])
+        return self._file(number) is not None
+
+    def _file(self, number: int) -> Path | None:
+        return self._files[number - 1] if number <= len(self._files) else None
 
     def _read(self, number: int) -> bytes | None:
         """A small JPEG of item `number` (1..); None without a picture that can be read.
 
-        A file outside the folder of the pictures is never read, whatever the data set says.
+        A file outside the folders of the pictures, the user's and that of the downloaded ones, is never read,
+        whatever the data set says.
         """
-        if not self.has(number):
+        file = self._file(number)
+        if file is None:
             return None
         try:
-            path = (self._root / str(self._files[number - 1])).resolve()
-            if not path.is_relative_to(self._root):
+            path = file.resolve()
+            if not any(path.is_relative_to(folder) for folder in self._folders):
                 return None
             picture = read_picture(path, picture_key(path))
         except (PictureError, OSError, ValueError, ImportError):
