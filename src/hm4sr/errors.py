@@ -1,4 +1,6 @@
-"""The one exception for mistakes a user can mend."""
+"""The exceptions for what a user can mend, and for being told to stop."""
+
+import signal
 
 
 class UserError(ValueError):
@@ -6,3 +8,29 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class WritingError(UserError):
+    """A full disk, missing rights and the like: no fault of what was to be written."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """Stopped by a signal, at a moment when nothing is half done.
+
+    Like KeyboardInterrupt it is no `Exception`, so that nothing mistakes it for a failure. The command line
+    exits with 128 and the signal's number: 130 for Ctrl-C, 143 for SIGTERM.
+
+    Args:
+        signum: number of the signal.
+        where: how far the work had come and what is kept; empty if nothing is known about that.
+    """
+
+    def __init__(self, signum: int = signal.SIGINT, where: str = ""):
+        super().__init__(where)
+        self.signum = int(signum)
+        self.where = where
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports for a program that ended by this signal."""
+        return 128 + self.signum

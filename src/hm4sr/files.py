@@ -1,16 +1,20 @@
-"""Files that are either whole or absent: temporary name, sync, rename; and sha256 manifests."""
+"""Files that are either whole or absent: temporary name, sync, rename; and their content hashes."""
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hm4sr.errors import UserError
+from safetensors import SafetensorError
+
+from hm4sr.errors import UserError, WritingError
 
 
 @contextlib.contextmanager
@@ -34,8 +38,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, keep: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a temporary sibling folder; on success it takes the place of `path`, else it is removed.
 
-    An existing folder at `path` is moved aside first and deleted after the swap, so that there is a whole
-    folder under that name, the old or the new, at nearly every moment.
+    An existing folder changes places with the new one and is deleted afterwards. On Linux that is one step:
+    there is a whole folder under that name, the old or the new, at every moment. Elsewhere the old one is
+    moved aside first.
 
     Args:
         path: folder to create or replace.
@@ -46,13 +51,13 @@ def atomic_directory(path: Path, keep: Sequence[str] = ()) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        for file in temporary.rglob("*"):
+        for file in [*temporary.rglob("*"), temporary]:
             _sync(file)
         old = None
         if path.exists():
-            old = path.with_name(f".{path.name}.old-{os.getpid()}")
-            path.rename(old)
-        temporary.rename(path)
+            old = _exchange(temporary, path)
+        else:
+            temporary.rename(path)
         _sync(path.parent)
         if old is not None:
             for name in keep:
@@ -61,6 +66,59 @@ def atomic_directory(path: Path, keep: Sequence[str] = ()) -> Iterator[Path]:
             shutil.rmtree(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, path: Path) -> Path:
+    """Put the folder `new` in the place of `path`; returns where the old one is now."""
+    if sys.platform == "linux":
+        try:
+            renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+        except (OSError, AttributeError):  # a C library that lacks it
+            renameat2 = None
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if renameat2 and renameat2(here, os.fsencode(new), here, os.fsencode(path), exchange) == 0:
+            return new
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    path.rename(old)
+    new.rename(path)
+    return old
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str) -> Iterator[None]:
+    """Within this context a full disk, missing rights and the like become one sentence.
+
+    Args:
+        path: what is being written, for the message.
+        advice: what to do about it, without the full stop.
+
+    Raises:
+        WritingError: in the place of an OSError, or of a SafetensorError, which has the system's words in it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise WritingError(f"{path} cannot be written ({reason(error)}): {advice}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """Why the system refused, in its own words."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip()
+    lines = said.splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files and folders that a killed process left beside the named ones.
+
+    Call it only where no other process can be writing.
+    """
+    for name in names:
+        for left in folder.glob(f".{name}.*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def finish_file(temporary: Path, path: Path) -> None:
@@ -85,13 +143,49 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file is missing or is not JSON.
+        UserError: the file is missing, cannot be read or is not JSON.
+    """
+    return parse_json(read_bytes(path), path)
+
+
+def read_object(path: Path, required: Iterable[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that has these keys.
+
+    Raises:
+        UserError: the file is missing or is no such object.
+    """
+    value = read_json(path)
+    missing = [] if isinstance(value, dict) else ["a pair of braces"]
+    missing = missing or sorted(repr(key) for key in set(required) - value.keys())
+    if missing:
+        raise UserError(f"{path} lacks {missing[0]}: it is damaged, make it anew.")
+    found: dict[str, Any] = value
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a small file.
+
+    Raises:
+        UserError: it is missing or cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: check the folder's name.") from error
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): check the path and the rights.") from error
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """The value that UTF-8 bytes hold.
+
+    Raises:
+        UserError: they are not JSON; the message names the file `path`.
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): it is damaged, make it anew.") from error
 
 
@@ -113,13 +207,19 @@ def verify_files(folder: Path, hashes: dict[str, str]) -> None:
         UserError: a file is missing or its content differs; the message names it.
     """
     for name, expected in hashes.items():
-        file = folder / name
-        if not file.is_file():
-            raise UserError(
-                f"{file} is missing although the manifest lists it: the folder is damaged, make it anew."
-            )
-        if sha256(file) != expected:
-            raise UserError(f"{file} has changed since it was written: the folder is damaged, make it anew.")
+        problem = difference(folder / name, expected)
+        if problem:
+            raise UserError(f"{folder / name} {problem}: the folder is damaged, make it anew.")
+
+
+def difference(file: Path, expected: str) -> str:
+    """What is wrong with a file that should have this sha256; an empty text if nothing is."""
+    if not file.is_file():
+        return "is missing although the manifest lists it"
+    try:
+        return "" if sha256(file) == expected else "has changed since it was written"
+    except OSError as error:
+        return f"cannot be read ({reason(error)})"
 
 
 def _sync(path: Path) -> None:

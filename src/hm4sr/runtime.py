@@ -1,9 +1,11 @@
 """Seeds, threads, device and number format of one process."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import zlib
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -72,8 +74,18 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """Name of the processor's model, as far as the system tells it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor()
 
 
 def keep_freed_memory() -> None:

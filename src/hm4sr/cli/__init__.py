@@ -1,13 +1,18 @@
 """The command `hm4sr`: one thin verb a module, imported when it is called."""
 
+import errno
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
 import click
 
 import hm4sr
-from hm4sr.errors import UserError
+from hm4sr.errors import StoppedError, UserError
 
 VERBS = {
     "demo": "Simulate a shop, train on it, judge, recommend and write a page.",
@@ -20,6 +25,7 @@ VERBS = {
     "evaluate": "Rank every user's target again and print the metrics of a run.",
     "compare": "Train several models as far as needed and compare them in tables.",
     "tune": "Search the settings of a model on the validation part.",
+    "verify": "Check a run or a data set: every hash, every rank, every metric.",
     "recommend": "Recommend items to known users or for given histories.",
     "serve": "Answer over HTTP from a run, with a page to look at.",
     "export": "Write a run in a form that recommends without torch.",
@@ -53,22 +59,64 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake becomes one sentence and exit code 2."""
+    """Run the command line; a user's mistake becomes one sentence and exit code 2, a signal 130 or 143."""
     from hm4sr.progress import show_progress
 
     show_progress(True)
     try:
-        code = cli.main(arguments, standalone_mode=False)
+        with _terminated_like_interrupted():
+            code = cli.main(arguments, standalone_mode=False)
     except UserError as error:
         _fail(str(error), 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; what was finished is kept.", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click puts its own Abort in the place of what interrupted it.
+        stopped = error.__cause__ if isinstance(error, click.Abort) else error
+        if not isinstance(stopped, StoppedError):
+            stopped = StoppedError()
+        _fail(stopped.where or "interrupted; what was finished is kept.", stopped.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in _CIRCUMSTANCES:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror}: make room there or mend the rights, and call again.", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+_CIRCUMSTANCES = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What a system refuses for reasons that lie outside of this program."""
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Within this context SIGTERM ends a verb as Ctrl-C does: nothing half written stays behind."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StoppedError(number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(message: str, code: int) -> None:

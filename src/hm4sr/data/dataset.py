@@ -20,7 +20,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hm4sr.errors import UserError
-from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
+from hm4sr.files import atomic_directory, hash_files, reason
+from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed, write_manifest
 
 if TYPE_CHECKING:
     from hm4sr.types import Clock
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 FORMAT = "hm4sr-dataset"
 VERSION = 1
 TABLES = ["events.parquet", "users.parquet", "items.parquet"]
+COLUMNS: dict[str, dict[str, Any]] = {
+    "events.parquet": dict.fromkeys(["user", "item", "time"], pl.Int64),
+    "users.parquet": {
+        "user_id": pl.String,
+        **dict.fromkeys(["events", "train_end", "valid_end"], pl.Int64),
+    },
+    "items.parquet": {
+        **dict.fromkeys(["item_id", "title", "brand", "text", "image"], pl.String),
+        "categories": pl.List(pl.String),
+    },
+}
+"""Columns of each table; Int64 stands for whole numbers of any width."""
 IMAGES = "images"
 """Folder of the downloaded pictures."""
 
@@ -128,17 +141,14 @@ class Dataset:
             UserError: no data set is there, it is of another version, or a table has changed.
         """
         path = Path(path)
-        if not (path / "manifest.json").is_file():
+        if not (path / NAME).is_file():
             raise UserError(
                 f"{path} is not a prepared data set (no manifest.json): run `hm4sr prepare` first."
             )
-        manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "files" not in manifest:
-            raise UserError(f"{path} is not a prepared data set: run `hm4sr prepare` first.")
-        if manifest.get("version") != VERSION:
-            raise UserError(f"{path} was written by another version of hm4sr: run `hm4sr prepare` again.")
+        manifest = read_manifest(path / NAME)
+        check_format(path, manifest, (FORMAT, VERSION), "a prepared data set", "run `hm4sr prepare` first")
         if verify:
-            verify_files(path, manifest["files"])
+            verify_listed(path, manifest, TABLES)
         return cls(path, manifest)
 
     @property
@@ -154,31 +164,71 @@ class Dataset:
     @cached_property
     def items(self) -> pl.DataFrame:
         """Table of items; row r is item number r + 1."""
-        return pl.read_parquet(self.path / "items.parquet")
+        return self._table("items.parquet")
 
     @cached_property
     def users(self) -> pl.DataFrame:
         """Table of users; row u is user number u."""
-        return pl.read_parquet(self.path / "users.parquet")
+        return self._table("users.parquet")
 
     @cached_property
     def events(self) -> EventLog:
         """All events as flat arrays."""
         # Not from `self.users`, which would keep the ids of all users in memory.
         columns = ["events", "train_end", "valid_end"]
-        users = pl.read_parquet(self.path / "users.parquet", columns=columns)
+        users = self._table("users.parquet", columns)
         starts = np.concatenate([[0], np.cumsum(users["events"].to_numpy())]).astype(np.int64)
-        return EventLog(
+        log = EventLog(
             items=self._event_column("item").astype(np.int32, copy=False),
             times=self._event_column("time").astype(np.int64, copy=False),
             starts=starts,
             train_end=starts[:-1] + users["train_end"].to_numpy(),
             valid_end=starts[:-1] + users["valid_end"].to_numpy(),
         )
+        self._check(log)
+        return log
 
     def _event_column(self, name: str) -> NDArray[Any]:
         """One column at a time: making one array of the pieces of a file takes its memory twice."""
-        return pl.read_parquet(self.path / "events.parquet", columns=[name])[name].to_numpy()
+        return self._table("events.parquet", [name])[name].to_numpy()
+
+    def _table(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
+        """One of the tables, or some of its columns, which must be what they are said to be."""
+        try:
+            table = pl.read_parquet(self.path / name, columns=columns)
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise self._strange(name, reason(error)) from error
+        for column, kind in COLUMNS[name].items():
+            if columns is None and column not in table.columns:
+                raise self._strange(name, f"it has no column {column}")
+            if column not in table.columns:
+                continue
+            given = table.schema[column]
+            empty = given in (pl.Null, pl.List(pl.Null))
+            if given != kind and not empty and not (kind == pl.Int64 and given.is_integer()):
+                raise self._strange(name, f"{column} is of type {given}")
+            if kind == pl.Int64 and table[column].null_count():
+                raise self._strange(name, f"{column} has empty cells")
+        return table
+
+    def _check(self, log: EventLog) -> None:
+        """Whether numbers of events and items fit; files that were made elsewhere may hold anything."""
+        lengths = np.diff(log.starts)
+        if not (len(log.items) == len(log.times) == log.starts[-1]):
+            raise self._strange("users.parquet", "the events of all users are not those of events.parquet")
+        first, last = log.starts[:-1], log.starts[1:]
+        if (lengths < 0).any() or not ((first <= log.train_end) & (log.valid_end <= last)).all():
+            raise self._strange("users.parquet", "a part lies outside of its user's events")
+        if (log.train_end > log.valid_end).any():
+            raise self._strange("users.parquet", "a part ends before it begins")
+        height = pl.scan_parquet(self.path / "items.parquet").select(pl.len()).collect().item()
+        if log.num_events and not (log.items.min() > 0 and log.items.max() <= height):
+            raise self._strange("events.parquet", "an item's number is not in items.parquet")
+
+    def _strange(self, name: str, what: str) -> UserError:
+        return UserError(
+            f"{self.path / name} is not what `hm4sr prepare` writes ({what}): prepare the data again."
+        )
 
     @property
     def num_items(self) -> int:
@@ -262,5 +312,5 @@ def save_dataset(
             "sources": list(sources),
             "files": hash_files(folder, TABLES),
         }
-        write_json(folder / "manifest.json", manifest)
+        write_manifest(folder / NAME, manifest)
     return Dataset(path, manifest)

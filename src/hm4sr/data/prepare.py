@@ -23,7 +23,8 @@ from hm4sr.data.split import describe_split, history_ends
 from hm4sr.data.tables import Table, vocabulary
 from hm4sr.data.timestamps import TimeUnit, read_times
 from hm4sr.errors import UserError
-from hm4sr.files import read_json, sha256
+from hm4sr.files import sha256
+from hm4sr.manifest import read_manifest
 
 
 class PrepareConfig(Rules):
@@ -255,7 +256,7 @@ def _in_catalogue(raw: _Raw, catalogue: Catalogue, path: Path, config: PrepareCo
 
 def _format(path: Path) -> Any:
     try:
-        manifest = read_json(path)
+        manifest = read_manifest(path)
     except UserError:
         return None
-    return manifest.get("format") if isinstance(manifest, dict) else None
+    return manifest.get("format")

@@ -16,6 +16,8 @@ from hm4sr.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET = {".parquet", ".pq"}
+_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises for damaged files; a panic of its Rust code is no `Exception`."""
 _LAST = "__last_field_is_missing"
 
 
@@ -271,7 +273,7 @@ def _utf8(text: str, path: Path, line: int) -> str:
 def _parquet_columns(path: Path) -> list[str]:
     try:
         return pl.scan_parquet(path, glob=False).collect_schema().names()
-    except pl.exceptions.PolarsError as error:
+    except _UNREADABLE as error:
         raise _damaged(path) from error
 
 
@@ -284,7 +286,19 @@ def _read_parquet(path: Path, wanted: list[str], ids: Sequence[str]) -> pl.DataF
                 raise UserError(f"{path}: {name} is of type {schema[name]}: write ids as text or integers.")
         cast = [pl.col(name).cast(pl.String).cast(pl.Categorical) for name in wanted if name in ids]
         return table.with_columns(cast).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except _UNREADABLE as error:
+        raise _damaged(path) from error
+
+
+def read_own(path: Path) -> pl.DataFrame:
+    """Read a whole Parquet file that hm4sr wrote.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        return pl.read_parquet(path)
+    except (OSError, *_UNREADABLE) as error:
         raise _damaged(path) from error
 
 

@@ -18,7 +18,8 @@ from hm4sr.experiments.paper import model_titles, title_of
 from hm4sr.experiments.records import SPEED, DatasetFacts, find_facts, finished, published_labels
 from hm4sr.experiments.runs import Entry, Records, Shelf, best_on_validation, obtain
 from hm4sr.experiments.tables import to_csv, to_html, to_latex, to_markdown
-from hm4sr.files import write_json, write_text
+from hm4sr.files import write_text
+from hm4sr.manifest import write_manifest
 from hm4sr.runtime import choose_device
 from hm4sr.training import run as run_folder
 from hm4sr.training.settings import EvaluateConfig, Experiment
@@ -179,7 +180,7 @@ def measure_speeds(records: Records, dataset: Dataset) -> None:
             "threads": torch.get_num_threads(),
             "device": str(device),
         }
-        write_json(folder / SPEED, values)
+        write_manifest(folder / SPEED, values)
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:

@@ -20,9 +20,20 @@ from typing import Any
 import polars as pl
 
 from hm4sr.data.dataset import Dataset, Part
+from hm4sr.data.tables import read_own
 from hm4sr.errors import UserError
 from hm4sr.evaluation.segments import target_facts
-from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
+from hm4sr.files import (
+    atomic_directory,
+    hash_files,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_object,
+    verify_files,
+    write_json,
+)
+from hm4sr.manifest import NAME, listed_files, read_manifest, write_manifest
 from hm4sr.training import run as run_folder
 from hm4sr.training.settings import Experiment
 
@@ -41,8 +52,9 @@ _PART: Part = "test"
 def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Content hash (64 hexadecimal digits) of what decides a run's result, the seed aside.
 
-    That is every setting but where the data lie, the machine it runs on and what is printed at the end, and
-    the hashes of the data and the features. Two runs of one identity and one seed are the same run.
+    That is every setting but where the data lie, the machine it runs on, how often a state is saved and what
+    is printed at the end, and the hashes of the data and the features. Two runs of one identity and one seed
+    are the same run.
 
     Args:
         config: resolved settings, as in config.json.
@@ -51,7 +63,9 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     settings = {key: value for key, value in config.items() if key not in ("seed", "evaluate")}
     settings["data"] = {key: value for key, value in config["data"].items() if key != "path"}
     settings["train"] = {
-        key: value for key, value in config["train"].items() if key not in ("device", "threads")
+        key: value
+        for key, value in config["train"].items()
+        if key not in ("device", "threads", "save_minutes")
     }
     content = {"settings": settings, "files": data["files"], "features": data["features"]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -79,21 +93,24 @@ class Record:
 
     @classmethod
     def open(cls, path: Path) -> "Record":
-        """Read a finished run; `verify` tells whether its files are what was written.
+        """Read a finished run, comparing what is read with the recorded hashes; the weights are not read.
 
         Raises:
-            UserError: it is not finished, or not a run.
+            UserError: it is not finished, not a run, or a file is damaged.
         """
-        manifest = read_json(path / "manifest.json")
+        manifest = read_manifest(path / NAME)
         kinds = {run_folder.FORMAT: run_folder.VERSION, FORMAT: VERSION}
-        if not isinstance(manifest, dict) or kinds.get(manifest.get("format", "")) != manifest.get("version"):
+        if kinds.get(str(manifest.get("format"))) != manifest.get("version"):
             raise UserError(
                 f"{path} is neither a finished run nor a published copy of this version: "
                 "train again, or leave it out."
             )
-        config, data, report, environment = (
-            read_json(path / f"{name}.json") for name in ("config", "data", "report", "environment")
-        )
+        files = listed_files(path, manifest, PUBLISHED)
+        verify_files(path, {name: files[name] for name in PUBLISHED})
+        config = read_object(path / "config.json", run_folder.CONFIG_KEYS)
+        data = read_object(path / "data.json", run_folder.DATA_KEYS)
+        report = read_object(path / "report.json", run_folder.REPORT_KEYS)
+        environment = read_object(path / "environment.json")
         return cls(path, config, data, report, environment, identity(_with_new_defaults(config), data))
 
     def verify(self) -> None:
@@ -102,7 +119,7 @@ class Record:
         Raises:
             UserError: a file is damaged.
         """
-        verify_files(self.path, read_json(self.path / "manifest.json")["files"])
+        verify_files(self.path, listed_files(self.path, read_manifest(self.path / NAME), PUBLISHED))
 
     @property
     def seed(self) -> int:
@@ -121,16 +138,17 @@ class Record:
 
     def ranks(self) -> pl.DataFrame:
         """Rank of every target: part, user, item, rank."""
-        return pl.read_parquet(self.path / "ranks.parquet")
+        return read_own(self.path / "ranks.parquet")
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row an epoch."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        file = self.path / "metrics.jsonl"
+        return [parse_json(line, file) for line in read_bytes(file).splitlines()]
 
     def speed(self) -> dict[str, Any] | None:
         """What `speed.json` says; None where it was never measured."""
         file = self.path / SPEED
-        return read_json(file) if file.is_file() else None
+        return read_manifest(file) if file.is_file() else None
 
 
 def _with_new_defaults(config: dict[str, Any]) -> dict[str, Any]:
@@ -178,9 +196,9 @@ class DatasetFacts:
     @classmethod
     def read(cls, folder: Path) -> "DatasetFacts":
         """From a published copy."""
-        values = read_json(folder / DATASET)
+        values = read_manifest(folder / DATASET)
         verify_files(folder, {TARGETS: values["targets"]})
-        targets = pl.read_parquet(folder / TARGETS)
+        targets = read_own(folder / TARGETS)
         return cls(values["name"], values["files"], values["size"], targets)
 
     def write(self, folder: Path) -> None:
@@ -188,14 +206,15 @@ class DatasetFacts:
         with atomic_directory(folder) as temporary:
             self.targets.write_parquet(temporary / TARGETS, compression="zstd")
             values = {"name": self.name, "files": self.files, "size": self.size}
-            write_json(temporary / DATASET, {**values, "targets": hash_files(temporary, [TARGETS])[TARGETS]})
+            targets = hash_files(temporary, [TARGETS])[TARGETS]
+            write_manifest(temporary / DATASET, {**values, "targets": targets})
 
 
 def find_facts(folders: Iterable[Path], files: Mapping[str, str]) -> DatasetFacts | None:
     """Published facts about the data set with these table hashes, right below one of the folders."""
     for folder in folders:
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if (path / DATASET).is_file() and read_json(path / DATASET)["files"] == dict(files):
+            if (path / DATASET).is_file() and read_manifest(path / DATASET)["files"] == dict(files):
                 return DatasetFacts.read(path)
     return None
 
@@ -245,4 +264,4 @@ def _copy(record: Record, target: Path) -> None:
         write_json(temporary / "config.json", config)
         write_json(temporary / "data.json", {**record.data, "path": dataset})
         manifest = {"format": FORMAT, "version": VERSION, "files": hash_files(temporary, names)}
-        write_json(temporary / "manifest.json", manifest)
+        write_manifest(temporary / NAME, manifest)

@@ -24,11 +24,11 @@ import numpy as np
 
 from hm4sr.config import to_toml
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import UserError
+from hm4sr.errors import UserError, WritingError
 from hm4sr.experiments.space import Point, Space, placed, point_key
 from hm4sr.files import read_json, write_json, write_text
 from hm4sr.runtime import choose_device
-from hm4sr.training.checkpoint import saved_states
+from hm4sr.training.checkpoint import newest_whole, saved_states
 from hm4sr.training.loop import build_model, train
 from hm4sr.training.run import data_identity, pinned
 from hm4sr.training.settings import Experiment
@@ -260,14 +260,16 @@ class Search:
         state = self.folder / "states" / hashlib.sha256(point_key(point).encode()).hexdigest()[:16]
         progress = _Watch(trial, self.monitor)
         try:
-            resume = bool(saved_states(state))
+            resume = _is_usable(state)
             if resume:
-                for row in read_json(saved_states(state)[-1] / "progress.json")["metrics"]:
+                for row in read_json(newest_whole(state) / "progress.json")["metrics"]:
                     progress.add(row)
             train(experiment, self._dataset, state, resume, progress)
         except optuna.TrialPruned:
             logger.info("pruned after epoch %d, best %s %.4f", progress.epochs, self.monitor, progress.best)
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except WritingError:  # says nothing about the settings: the trial is continued when there is room
+            raise
         except UserError as error:  # it built, so it diverged: as bad as can be, and not to be tried again
             logger.info("score 0: %s", error)
             study.tell(trial, 0.0)
@@ -315,6 +317,19 @@ class Search:
                 f"(trial {best.number}).\n# {self.where} searched over {self.space.path}.\n\n"
             )
             write_text(self.folder / "best.toml", head + to_toml(placed(self.base, best.point)))
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a trial can be continued from its state; one that is damaged is begun anew."""
+    if not saved_states(folder):
+        return False
+    try:
+        newest_whole(folder)
+    except UserError as error:
+        logger.warning("%s The trial begins anew.", error)
+        shutil.rmtree(folder)
+        return False
+    return True
 
 
 class _Watch:

@@ -188,6 +188,13 @@ def _check_files(folder: Path, name: str, modality: Modality) -> None:
         raise UserError(
             f"{option}: {folder} has no model.safetensors: give a folder with the model's weights."
         )
+    if not (folder / _WEIGHTS[0]).is_file():
+        _check_index(folder / _WEIGHTS[1], option)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{option}: {folder} has an adapter beside the model, whose weights could execute code when "
+            "loaded: merge it into the model, or remove adapter_config.json."
+        )
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(
@@ -205,6 +212,20 @@ def _check_files(folder: Path, name: str, modality: Modality) -> None:
             f"{option}: {folder} has no {_READER_NAMES[modality]} ({_READERS[modality][0]}): "
             "add the files that were published with the model."
         )
+
+
+def _check_index(index: Path, option: str) -> None:
+    """An index of parts may name any file; transformers would open one of another kind as a pickle."""
+    about = read_json(index)
+    parts = about.get("weight_map") if isinstance(about, dict) else None
+    if not isinstance(parts, dict) or not parts:
+        raise UserError(f"{option}: {index} names no weights: download the model again.")
+    for part in map(str, parts.values()):
+        if Path(part).name != part or not part.endswith(".safetensors"):
+            raise UserError(
+                f"{option}: {index} names {part!r}, which could execute code when loaded or lies elsewhere: "
+                "safetensors beside it are needed, take a newer release."
+            )
 
 
 def _projecting(config: dict[str, Any]) -> str | None:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
-from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
+from hm4sr.files import atomic_directory, hash_files, writing
+from hm4sr.manifest import NAME, read_manifest, verify_listed, write_manifest
 from hm4sr.types import ItemFeatures
 
 _VECTORS, _LEVELS = "vectors.safetensors", "levels.safetensors"
@@ -25,7 +26,7 @@ def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: di
     if features.vectors.shape[0] != dataset.num_items + 1:
         raise ValueError(f"expected {dataset.num_items + 1} rows, got {features.vectors.shape[0]}")
     path = feature_folder(dataset, name)
-    with atomic_directory(path) as folder:
+    with writing(path, "make room there or mend the rights and call again"), atomic_directory(path) as folder:
         tensors = {"vectors": features.vectors.contiguous(), "present": features.present.contiguous()}
         save_file(tensors, folder / _VECTORS)
         if features.levels is not None and features.start is not None:
@@ -36,7 +37,7 @@ def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: di
             "items": dataset.hashes["items.parquet"],
             "files": hash_files(folder, [file.name for file in folder.glob("*.safetensors")]),
         }
-        write_json(folder / "manifest.json", manifest)
+        write_manifest(folder / NAME, manifest)
     return path
 
 
@@ -52,11 +53,11 @@ def load_features(dataset: Dataset, name: str) -> ItemFeatures:
         raise UserError(
             f"{folder} was made for other items than {dataset.path} has: run `hm4sr features` again."
         )
-    verify_files(folder, manifest["files"])
+    files = verify_listed(folder, manifest, [_VECTORS])
     try:
         with safe_open(folder / _VECTORS, framework="pt") as file:
             vectors, present = file.get_tensor("vectors"), file.get_tensor("present").to(torch.bool)
-        if _LEVELS not in manifest["files"]:
+        if _LEVELS not in files:
             return ItemFeatures(vectors, present)
         with safe_open(folder / _LEVELS, framework="pt") as file:
             return ItemFeatures(vectors, present, file.get_tensor("levels"), file.get_tensor("start"))
@@ -71,14 +72,13 @@ def read_feature_manifest(dataset: Dataset, name: str) -> dict[str, Any]:
         UserError: there are none of that name.
     """
     folder = feature_folder(dataset, name)
-    if not (folder / "manifest.json").is_file():
+    if not (folder / NAME).is_file():
         known = feature_names(dataset)
         have = f"it has {', '.join(known)}" if known else "it has none"
         raise UserError(
             f"{dataset.path} has no features named {name!r} ({have}): run `hm4sr features` first."
         )
-    manifest: dict[str, Any] = read_json(folder / "manifest.json")
-    return manifest
+    return read_manifest(folder / NAME)
 
 
 def feature_names(dataset: Dataset) -> list[str]:

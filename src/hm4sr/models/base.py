@@ -63,6 +63,8 @@ class SeqRecModel(nn.Module):
             Where that depends on the settings, an instance says otherwise than its class does.
         multimodal: whether it reads the frozen features of the catalogue.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
+        epoch_buffers: buffers that `start_epoch` fills and that are not saved with the weights; a state
+            within an epoch holds them.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
         negatives: items drawn for the softmax of a step, beside the batch's own; 0 takes the whole catalogue.
     """
@@ -72,6 +74,7 @@ class SeqRecModel(nn.Module):
     parallel: bool = True
     multimodal: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
+    epoch_buffers: ClassVar[tuple[str, ...]] = ()
     items: nn.Embedding
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
@@ -186,7 +189,9 @@ class SeqRecModel(nn.Module):
     def start_epoch(self, epoch: int) -> None:
         """Called before each training epoch (1..), for what is refreshed once an epoch; nothing by default.
 
-        What it computes belongs in buffers, so that it is saved with the weights.
+        What it computes belongs in buffers, so that it is saved with the weights, or in `epoch_buffers`. It
+        may set plain attributes that follow from the number of the epoch alone: training that is resumed
+        within an epoch calls it once more before it takes back what was saved.
         """
 
     def new_item_vectors(self, features: Mapping[str, ItemFeatures]) -> Float[Tensor, "U Q"] | None:

@@ -69,6 +69,7 @@ class TiCoSeRec(SASRec):
 
     Config = TiCoSeRecConfig
     reads_histories = True
+    epoch_buffers = ("neighbours",)
     regular: Tensor
     neighbours: Tensor
 

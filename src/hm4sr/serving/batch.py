@@ -15,7 +15,8 @@ from pydantic import Field
 
 from hm4sr.config import Config
 from hm4sr.errors import UserError
-from hm4sr.files import atomic_file, read_json, sha256, write_json
+from hm4sr.files import atomic_file, sha256, writing
+from hm4sr.manifest import NAME, listed_files, read_manifest, write_manifest
 from hm4sr.progress import Progress
 from hm4sr.serving.recommender import Recommender
 from hm4sr.serving.source import Source
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "hm4sr-recommendations"
 VERSION = 1
+_ADVICE = "make room there or mend the rights and call again; what was finished is kept"
 
 
 class BatchConfig(Config):
@@ -112,7 +114,7 @@ def recommend_all(
     with Progress("recommend", num_users, "users") as progress:
         progress.advance(sum(sizes[number] for number in done))
         for number, content in _answers(source, config, recommender, todo, workers):
-            with atomic_file(out / _name(number)) as temporary:
+            with writing(out, _ADVICE), atomic_file(out / _name(number)) as temporary:
                 temporary.write_bytes(content)
             manifest["files"][_name(number)] = sha256(out / _name(number))
             _keep(out, manifest)
@@ -149,11 +151,12 @@ def _start(out: Path, question: dict[str, Any], force: bool) -> dict[str, Any]:
         except OSError as error:
             raise UserError(f"{out} cannot be made ({error.strerror}): name another --out.") from error
         return fresh
-    if not (out / "manifest.json").is_file() or read_json(out / "manifest.json").get("format") != FORMAT:
+    manifest = read_manifest(out / NAME) if (out / NAME).is_file() else {}
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("question"), dict):
         raise UserError(f"{out} is not empty and holds no recommendations: name another folder with --out.")
     for stale in out.glob(".part-*"):  # of a process that was killed while it wrote
         stale.unlink()
-    manifest: dict[str, Any] = read_json(out / "manifest.json")
+    listed_files(out, manifest, [])
     different = [key for key, value in question.items() if manifest["question"].get(key) != value]
     if not different:
         return {**manifest, "finished": False}
@@ -167,7 +170,7 @@ def _start(out: Path, question: dict[str, Any], force: bool) -> dict[str, Any]:
 
 
 def _remove_parts(out: Path, names: Iterable[str]) -> None:
-    (out / "manifest.json").unlink()
+    (out / NAME).unlink()
     for name in names:
         (out / name).unlink(missing_ok=True)
 
@@ -183,12 +186,8 @@ def _is_whole(out: Path, number: int, manifest: dict[str, Any]) -> bool:
 
 
 def _keep(out: Path, manifest: dict[str, Any]) -> None:
-    try:
-        write_json(out / "manifest.json", manifest)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror}): make room; what was finished is kept."
-        ) from error
+    with writing(out, _ADVICE):
+        write_manifest(out / NAME, manifest)
 
 
 def _name(number: int) -> str:

@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from hm4sr.errors import UserError
-from hm4sr.files import atomic_directory, hash_files, read_json, sha256, write_json
+from hm4sr.files import atomic_directory, hash_files, sha256
+from hm4sr.manifest import NAME, read_manifest, write_manifest
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import numpy_generator
 from hm4sr.serving.onnx_recommender import FILES, FORMAT, INPUTS, VERSION, OnnxRecommender
@@ -80,20 +81,20 @@ def export_onnx(run: Path, out: Path, data: Path | None = None, force: bool = Fa
             "format": FORMAT,
             "version": VERSION,
             "model": recommender.model.name,
-            "run": sha256(run / "manifest.json"),
+            "run": sha256(run / NAME),
             "max_length": recommender.max_length,
             "blocks": {name: [block.start, block.stop] for name, block in ranker.blocks.items()},
             "invented": {"last": recommender.invented.last, "gap": recommender.invented.gap},
             "files": hash_files(folder, FILES),
         }
-        write_json(folder / "manifest.json", manifest)
+        write_manifest(folder / NAME, manifest)
         agreement = _compare(recommender, OnnxRecommender.load(folder))
         if agreement.same < WANTED:
             raise UserError(
                 f"{run}: only {agreement.same:.2%} of {agreement.lists:,} lists of the export are those of "
                 "the model, so it was not kept: serve the run with torch."
             )
-        write_json(folder / "manifest.json", {**manifest, "same_lists": agreement.same})
+        write_manifest(folder / NAME, {**manifest, "same_lists": agreement.same})
     return agreement
 
 
@@ -107,8 +108,8 @@ def _check(out: Path, force: bool) -> None:
         ) from error
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    manifest = out / "manifest.json"
-    if not manifest.is_file() or read_json(manifest).get("format") != FORMAT:
+    manifest = out / NAME
+    if not manifest.is_file() or read_manifest(manifest).get("format") != FORMAT:
         raise UserError(f"{out} exists and is no export: name another folder with --out.")
     if not force:
         raise UserError(f"{out} holds an export already: add --force to replace it, or name another --out.")

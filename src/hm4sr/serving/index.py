@@ -4,6 +4,7 @@ Item vectors are grouped around centres (an inverted file) and kept in half widt
 groups whose centres suit it best. How many, is found when the index is built, against the exact search.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,7 +20,8 @@ from pydantic import Field
 
 from hm4sr.config import Config
 from hm4sr.errors import UserError
-from hm4sr.files import atomic_file, read_json, sha256, write_json
+from hm4sr.files import atomic_file, sha256
+from hm4sr.manifest import read_manifest, write_manifest
 from hm4sr.serving.search import ExactIndex, Floats, Found, Index, best_of
 
 logger = logging.getLogger(__name__)
@@ -191,7 +193,9 @@ class _Kept:
         """The index, if it is there, whole, and of these vectors."""
         if self._folder is None or not (self._folder / "index.json").is_file():
             return None
-        about, file = read_json(self._folder / "index.json"), self._folder / "index.faiss"
+        file, about = self._folder / "index.faiss", {}
+        with contextlib.suppress(UserError):  # a damaged one is no use, and can be made again
+            about = read_manifest(self._folder / "index.json")
         if about.get("key") != self._key or not file.is_file() or sha256(file) != about.get("sha256"):
             logger.info("%s holds no index of these items: it is built anew.", self._folder)
             return None
@@ -212,7 +216,7 @@ class _Kept:
                 "probes": index.faiss.nprobe,
                 "sha256": sha256(self._folder / "index.faiss"),
             }
-            write_json(self._folder / "index.json", about)
+            write_manifest(self._folder / "index.json", about)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"the index cannot be kept in {self._folder} ({error}): name another index.folder."

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from hm4sr.data.dataset import EventLog
+from hm4sr.data.tables import read_own
 from hm4sr.errors import UserError
-from hm4sr.files import read_json, verify_files
+from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed
 from hm4sr.serving.base import BaseRecommender, Served
 from hm4sr.serving.histories import InventedTimes
 from hm4sr.serving.ranker import DotProductRanker
@@ -35,7 +35,7 @@ class OnnxRecommender(BaseRecommender):
     def __init__(self, folder: Path, manifest: Mapping[str, Any], vectors: Floats, session: Any):
         self._session = session
         self._inputs = [value.name for value in session.get_inputs()]  # a model without time has no times
-        table = pl.read_parquet(folder / "items.parquet")
+        table = read_own(folder / "items.parquet")
         counts = np.concatenate([[0], table["events"].to_numpy()]).astype(np.int64)
         blocks = {name: slice(*ends) for name, ends in manifest["blocks"].items()}
         super().__init__(
@@ -63,14 +63,12 @@ class OnnxRecommender(BaseRecommender):
             raise UserError(
                 "an export is run by onnxruntime: install it with `pip install 'hm4sr[export]'`."
             ) from error
-        if not (folder / "manifest.json").is_file():
+        if not (folder / NAME).is_file():
             raise UserError(f"{folder} is not an export (no manifest.json): run `hm4sr export` first.")
-        manifest = read_json(folder / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise UserError(f"{folder} is not an export: give a folder written by `hm4sr export`.")
-        if manifest.get("version") != VERSION:
-            raise UserError(f"{folder} was written by another version of hm4sr: export again.")
-        verify_files(folder, manifest["files"])
+        manifest = read_manifest(folder / NAME)
+        advice = "give a folder written by `hm4sr export`"
+        check_format(folder, manifest, (FORMAT, VERSION), "an export", advice)
+        verify_listed(folder, manifest, FILES)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

@@ -1,6 +1,15 @@
-"""State of a training run on disk: safetensors for tensors, JSON for the rest; always one whole state."""
+"""State of a training run on disk: safetensors for tensors, JSON for the rest; always one whole state.
 
+FOLDER/epoch-00003/               after three epochs
+FOLDER/epoch-00003-step-0001200/  the same and 1,200 steps of the fourth
+    model, optimizer, best, generators .safetensors; progress.json; environment.json; manifest.json
+"""
+
+import logging
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,17 +18,36 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hm4sr.errors import UserError
-from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
+from hm4sr.errors import StoppedError, UserError
+from hm4sr.files import atomic_directory, hash_files, read_json, remove_leftovers, write_json, writing
+from hm4sr.manifest import NAME, read_manifest, verify_listed, write_manifest
 from hm4sr.models.base import SeqRecModel
+from hm4sr.runtime import describe_machine
 from hm4sr.training.optimizer import Optimizer
+from hm4sr.training.stopping import StopSignals
 
-_NAMES = ["model.safetensors", "optimizer.safetensors", "best.safetensors", "generators.safetensors"]
+logger = logging.getLogger(__name__)
+
+_TENSORS = ["model.safetensors", "optimizer.safetensors", "best.safetensors", "generators.safetensors"]
+_FILES = [*_TENSORS, "progress.json", "environment.json"]
+_EPOCH_BUFFERS = "epoch."
+
+
+@dataclass
+class Position:
+    """How far the epoch under way has come."""
+
+    step: int = 0
+    """Steps that were learned."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Each loss term times its targets, summed over these steps."""
+    seconds: float = 0.0
+    """Time they took."""
 
 
 @dataclass
 class Progress:
-    """Where a training run stands after a number of epochs."""
+    """Where a training run stands."""
 
     epoch: int = 0
     """Finished epochs."""
@@ -28,54 +56,173 @@ class Progress:
     best_score: float = -1.0
     metrics: list[dict[str, Any]] = field(default_factory=list)
     """One row an epoch, as in metrics.jsonl."""
+    position: Position = field(default_factory=Position)
+    """Within the next epoch."""
+
+    def where(self) -> str:
+        """In words."""
+        if self.position.step:
+            return f"after step {self.position.step:,} of epoch {self.epoch + 1}"
+        return f"after epoch {self.epoch}" if self.epoch else "before the first step"
 
 
-def save_state(
-    folder: Path,
-    progress: Progress,
-    model: SeqRecModel,
-    optimizer: Optimizer,
-    best: dict[str, Tensor],
-) -> None:
-    """Write the state after an epoch beside the one before, then drop the older one."""
-    path = folder / f"epoch-{progress.epoch:05d}"
-    with atomic_directory(path) as temporary:
-        save_file(snapshot(model), temporary / "model.safetensors")
-        save_file(best, temporary / "best.safetensors")
-        save_file(optimizer.state(), temporary / "optimizer.safetensors")
-        save_file({"model": model.rng.get_state()}, temporary / "generators.safetensors")
-        write_json(temporary / "progress.json", asdict(progress))
-        write_json(temporary / "manifest.json", hash_files(temporary, [*_NAMES, "progress.json"]))
-    for old in saved_states(folder)[:-1]:
-        shutil.rmtree(old)
+class States:
+    """The states of one training run: one after each epoch, some within long ones, one when it is stopped.
+
+    Args:
+        folder: where they are kept; None keeps nothing.
+        minutes: time between two states within an epoch.
+        model: what is trained.
+        optimizer: what trains it.
+        stop: notes the signals to stop.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        minutes: float,
+        model: SeqRecModel,
+        optimizer: Optimizer,
+        stop: StopSignals,
+    ):
+        self.folder, self.stop = folder, stop
+        self._seconds = 60 * minutes
+        self._model, self._optimizer = model, optimizer
+        self._saved = time.monotonic()
+
+    def after_step(self, progress: Progress, best: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
+        """Save if it is time to, and stop if a signal has come.
+
+        Raises:
+            WritingError: the state cannot be written.
+            StoppedError: a signal has come; the state is saved.
+        """
+        due = time.monotonic() - self._saved >= self._seconds
+        if self.folder is None or not (due or self.stop.noted):
+            return
+        progress.position.sums = {name: float(total) for name, total in sums.items()}
+        self.save(progress, best)
+        with self.saved_if_stopped(progress, best):
+            self.stop.check()
+
+    @contextmanager
+    def saved_if_stopped(self, progress: Progress, best: dict[str, Tensor]) -> Iterator[None]:
+        """Save the state when what is done within this context is interrupted; it must not move weights."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if self.folder is not None:
+                self.save(progress, best)
+            signum = error.signum if isinstance(error, StoppedError) else StoppedError().signum
+            raise StoppedError(signum, progress.where()) from error
+
+    def save(self, progress: Progress, best: dict[str, Tensor]) -> None:
+        """Write a state beside the one before, then drop the older ones.
+
+        Raises:
+            WritingError: it cannot be written; the state before is still there.
+        """
+        if self.folder is None:
+            return
+        step = progress.position.step
+        path = self.folder / f"epoch-{progress.epoch:05d}{f'-step-{step:09d}' if step else ''}"
+        if not (path / NAME).is_file():  # one of the same name is the same: nothing here is left to chance
+            advice = "make room there or mend the rights, and go on with the same command and --resume"
+            kept = "; the last state is whole" if saved_states(self.folder) else ""
+            with writing(path, f"{advice}{kept}"):
+                self._write(path, progress, best)
+        for old in saved_states(self.folder)[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._saved = time.monotonic()
+
+    def _write(self, path: Path, progress: Progress, best: dict[str, Tensor]) -> None:
+        model = self._model
+        extra = {f"{_EPOCH_BUFFERS}{name}": model.get_buffer(name) for name in model.epoch_buffers}
+        extra = {name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}
+        with atomic_directory(path) as temporary:
+            save_file(snapshot(model), temporary / "model.safetensors")
+            save_file(best, temporary / "best.safetensors")
+            save_file(self._optimizer.state(), temporary / "optimizer.safetensors")
+            save_file({"model": model.rng.get_state(), **extra}, temporary / "generators.safetensors")
+            write_json(temporary / "progress.json", asdict(progress))
+            write_json(temporary / "environment.json", describe_machine(model.rng.device))
+            write_manifest(temporary / NAME, {"files": hash_files(temporary, _FILES)})
+
+    def load(self) -> tuple[Progress, dict[str, Tensor]]:
+        """Put the newest whole state into the model and its optimiser; also the best weights so far.
+
+        Raises:
+            UserError: there is none, it is damaged, or it is of another experiment.
+        """
+        assert self.folder is not None
+        remove_leftovers(self.folder, ["epoch-*"])
+        path = newest_whole(self.folder)
+        for damaged in saved_states(self.folder)[saved_states(self.folder).index(path) + 1 :]:
+            shutil.rmtree(damaged)
+        model = self._model
+        try:
+            values = read_json(path / "progress.json")
+            progress = Progress(**{**values, "position": Position(**values.get("position", {}))})
+            if progress.position.step:
+                model.start_epoch(progress.epoch + 1)  # what it puts into buffers is overwritten below
+            model.load_state_dict(load_file(path / "model.safetensors"))
+            self._optimizer.load_state(load_file(path / "optimizer.safetensors"))
+            extra = load_file(path / "generators.safetensors")
+            model.rng.set_state(extra["model"])
+            if progress.position.step:
+                for name in model.epoch_buffers:
+                    model.get_buffer(name).copy_(extra[f"{_EPOCH_BUFFERS}{name}"])
+            best = load_file(path / "best.safetensors")
+        except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path} does not fit this experiment: start again without --resume.") from error
+        _warn_of_another_machine(path, describe_machine(model.rng.device))
+        return progress, best
 
 
 def saved_states(folder: Path) -> list[Path]:
     """Whole states, oldest first."""
-    return sorted(path for path in folder.glob("epoch-*") if (path / "manifest.json").is_file())
+    return sorted(path for path in folder.glob("epoch-*") if (path / NAME).is_file())
 
 
-def load_state(folder: Path, model: SeqRecModel, optimizer: Optimizer) -> tuple[Progress, dict[str, Tensor]]:
-    """Put the newest state into a model and its optimiser; also the best weights so far.
+def newest_whole(folder: Path) -> Path:
+    """The newest state whose files are what was written.
+
+    Training is the same to the last bit every time, so an older state costs time and changes no result.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none; the message is about the newest.
     """
     states = saved_states(folder)
     if not states:
-        raise UserError(f"{folder} holds no finished epoch: start again without --resume.")
-    path = states[-1]
-    verify_files(path, read_json(path / "manifest.json"))
-    try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
-        optimizer.load_state(load_file(path / "optimizer.safetensors"))
-        model.rng.set_state(load_file(path / "generators.safetensors")["model"])
-        best = load_file(path / "best.safetensors")
-    except (SafetensorError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path} does not fit this experiment: start again without --resume.") from error
-    return Progress(**read_json(path / "progress.json")), best
+        raise UserError(f"{folder} holds no saved state: start again without --resume.")
+    problems = []
+    for path in reversed(states):
+        try:
+            manifest = read_manifest(path / NAME)
+            verify_listed(path, manifest if "files" in manifest else {"files": manifest}, _TENSORS)
+            return path
+        except UserError as error:
+            problems.append(error)
+            logger.warning("left out: %s", error)
+    raise problems[0]
 
 
 def snapshot(model: SeqRecModel) -> dict[str, Tensor]:
     """A copy of the model's weights on the CPU."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _warn_of_another_machine(path: Path, here: dict[str, Any]) -> None:
+    file = path / "environment.json"
+    there = read_json(file) if file.is_file() else here
+    changed = [
+        f"{key} {there.get(key)} then, {here[key]} now"
+        for key in ("torch", "processor", "instructions", "device", "threads")
+        if there.get(key) != here[key]
+    ]
+    if changed:
+        logger.warning(
+            "resumed under other conditions (%s): the weights may differ in their last bits from those of a "
+            "run that was never stopped",
+            "; ".join(changed),
+        )

@@ -32,9 +32,10 @@ from hm4sr.runtime import (
     torch_generator,
 )
 from hm4sr.training.catalog import build_catalog
-from hm4sr.training.checkpoint import Progress, load_state, save_state, snapshot
+from hm4sr.training.checkpoint import Position, Progress, States, snapshot
 from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.settings import Experiment
+from hm4sr.training.stopping import StopSignals
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +89,27 @@ def train(
     Args:
         experiment: all settings.
         dataset: prepared data.
-        state_folder: where the state after each epoch is kept; None keeps nothing.
+        state_folder: where states are kept, after each epoch and within long ones; None keeps nothing.
         resume: continue from that folder's state.
         on_epoch: called with each epoch's row of metrics.
 
     Raises:
         UserError: nothing to train on, a state that does not fit, or a loss that is not a number.
+        WritingError: a state cannot be written.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
     """
+    with StopSignals(active=state_folder is not None) as stop:
+        return _train(experiment, dataset, state_folder, resume, on_epoch, stop)
+
+
+def _train(
+    experiment: Experiment,
+    dataset: Dataset,
+    state_folder: Path | None,
+    resume: bool,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    stop: StopSignals,
+) -> TrainedModel:
     settings = experiment.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -110,9 +125,10 @@ def train(
     )
     judged = _validation_targets(experiment, dataset)
     progress, best = Progress(), snapshot(model)
+    states = States(state_folder, settings.save_minutes, model, optimizer, stop)
     if resume and state_folder is not None:
-        progress, best = load_state(state_folder, model, optimizer)
-        logger.info("resumed after epoch %d", progress.epoch)
+        progress, best = states.load()
+        logger.info("resumed %s", progress.where())
     logger.info(
         "%s on %s: %s parameters, %s targets an epoch, %s, matrix products in %s",
         experiment.model["name"],
@@ -123,10 +139,9 @@ def train(
         str(model.matmul_dtype).removeprefix("torch."),
     )
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
-        started = time.perf_counter()
-        losses = _train_epoch(model, optimizer, batches, experiment.seed, progress.epoch + 1, device)
+        losses = _train_epoch(model, optimizer, batches, experiment.seed, device, progress, best, states)
         trained = time.perf_counter()
-        with optimizer.averaged():
+        with states.saved_if_stopped(progress, best), optimizer.averaged(), stop.at_once():
             ranked = rank_events(model, dataset.events, judged, device)
         valid = summarise(ranked.ranks, experiment.evaluate.ks)
         if not valid:
@@ -136,22 +151,25 @@ def train(
             "epoch": progress.epoch,
             "losses": losses,
             "valid": valid,
-            "train_seconds": round(trained - started, 3),
+            "train_seconds": round(progress.position.seconds, 3),
             "valid_seconds": round(time.perf_counter() - trained, 3),
         }
         progress.metrics.append(row)
+        progress.position = Position()
         if valid[settings.monitor] > progress.best_score:
             progress.best_score, progress.best_epoch = valid[settings.monitor], progress.epoch
             with optimizer.averaged():
                 best = snapshot(model)
         logger.info("%s", describe_epoch(row, settings.monitor, progress))
-        if state_folder is not None:
-            save_state(state_folder, progress, model, optimizer, best)
+        states.save(progress, best)
+        with states.saved_if_stopped(progress, best):
+            stop.check()
         if on_epoch:
             on_epoch(row)
     model.load_state_dict(best)
     model.eval()
-    ranks = {part: rank_part(model, dataset.events, part, device) for part in ("valid", "test")}
+    with stop.at_once():
+        ranks = {part: rank_part(model, dataset.events, part, device) for part in ("valid", "test")}
     return TrainedModel(model, progress, ranks, _report(experiment, dataset, model, progress, ranks))
 
 
@@ -182,14 +200,19 @@ def _train_epoch(
     optimizer: Optimizer,
     batches: TrainingBatches,
     seed: int,
-    epoch: int,
     device: torch.device,
+    progress: Progress,
+    best: dict[str, Tensor],
+    states: States,
 ) -> dict[str, float]:
-    """Learn every target once; returns the mean of each loss term over the targets."""
-    model.start_epoch(epoch)
+    """Learn every target once, or those that are left; returns the mean of each loss term over all."""
+    epoch, position = progress.epoch + 1, progress.position
+    started = time.perf_counter() - position.seconds
+    if not position.step:
+        model.start_epoch(epoch)
     model.train()
-    sums: dict[str, Tensor] = {}
-    groups = batches.epoch(numpy_generator(seed, "batches", epoch))
+    sums = {name: torch.tensor(total, device=device) for name, total in position.sums.items()}
+    groups = batches.epoch(numpy_generator(seed, "batches", epoch))[position.step :]
     for windows in track(groups, f"epoch {epoch}", len(groups), "step"):
         batch = make_batch(batches.log, windows).to(device)
         terms = model.losses(batch)
@@ -197,7 +220,10 @@ def _train_epoch(
         for name, term in terms.items():
             weighted = term.detach() * int(windows.targets.sum())
             sums[name] = sums.get(name, torch.zeros((), device=device)) + weighted
-    means = {name: float(total) / batches.num_targets for name, total in sums.items()}
+        position.step, position.seconds = position.step + 1, time.perf_counter() - started
+        states.after_step(progress, best, sums)
+    position.sums = {name: float(total) for name, total in sums.items()}
+    means = {name: total / batches.num_targets for name, total in position.sums.items()}
     if not all(math.isfinite(mean) for mean in means.values()):
         raise UserError(
             f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again."

@@ -1,14 +1,18 @@
 """The run folder: everything a trained model needs to be used, checked and compared.
 
 config.json  model.safetensors  items.parquet  data.json  metrics.jsonl  report.json  ranks.parquet
-environment.json                versions, threads, device
-resume/                         state after the last epoch, while training goes on
+environment.json                versions, seed, threads, processor, number format
+resume/                         the newest state, while training goes on
 manifest.json                   sha256 of every file but resume/; written last, so it marks a finished run
 """
 
+import contextlib
+import fcntl
 import json
+import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,14 +23,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import UserError
+from hm4sr.data.tables import read_own
+from hm4sr.errors import StoppedError, UserError
 from hm4sr.features.store import read_feature_manifest
-from hm4sr.files import atomic_file, hash_files, read_json, verify_files, write_json
+from hm4sr.files import (
+    atomic_file,
+    hash_files,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_object,
+    remove_leftovers,
+    write_json,
+    writing,
+)
+from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed, write_manifest
 from hm4sr.models.base import SeqRecModel
-from hm4sr.runtime import choose_device, describe_machine
+from hm4sr.runtime import choose_device, choose_precision, describe_machine
 from hm4sr.training.checkpoint import saved_states, snapshot
 from hm4sr.training.loop import TrainedModel, build_model, train
 from hm4sr.training.settings import Experiment
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "hm4sr-run"
 VERSION = 1
@@ -40,6 +58,14 @@ FILES = [
     "ranks.parquet",
     "report.json",
 ]
+CONFIG_KEYS = ("data", "model", "train", "seed")
+DATA_KEYS = ("path", "files", "features")
+REPORT_KEYS = ("model", "dataset", "seed", "best_epoch", "epochs", "parameters", "valid", "test")
+"""What those files must hold; they may hold more."""
+_FIRST = ("config.json", "data.json")
+"""Written when training begins."""
+_CHANGEABLE = ("save_minutes",)
+"""Settings of training that may be others when a run is continued, for they decide nothing."""
 
 
 def train_run(
@@ -54,46 +80,91 @@ def train_run(
     Args:
         experiment: all settings.
         path: the run folder.
-        resume: continue an interrupted run; a finished one is returned as it is.
+        resume: continue an interrupted run, from the beginning if nothing was saved yet; a finished one is
+            returned as it is.
         force: replace what is there.
         on_epoch: called with each epoch's row of metrics.
 
     Raises:
         UserError: the folder holds something else, or the interrupted run had other settings or data.
+        WritingError: the folder cannot be written; the last state is whole.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
     """
     dataset = Dataset.open(experiment.data.path)
     experiment = pinned(experiment, dataset)
-    config = experiment.resolved()
     state = path / "resume"
-    if resume and (path / "manifest.json").is_file():
+    if resume and (path / NAME).is_file():
         run = Run.open(path)
-        _expect_same(path, "settings", run.config, config)
+        _expect_same(path, "settings", run.config, experiment.resolved())
         _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
         return run
     if resume and not saved_states(state):
-        raise UserError(f"{path} holds no interrupted run to resume: leave out --resume.")
-    if resume:
-        _expect_same(path, "settings", read_json(path / "config.json"), config)
-        _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
-    else:
-        replace = path.exists() and any(path.iterdir())
-        if replace and not all((path / name).is_file() for name in ("config.json", "data.json")):
-            raise UserError(f"{path} is not empty and is not a run folder: name another one with --out.")
-        # What was interrupted within its first epoch holds nothing that could be lost.
-        if replace and not force and ((path / "manifest.json").is_file() or saved_states(state)):
-            raise UserError(
-                f"{path} holds a run already: add --resume to continue it or --force to replace it."
-            )
+        logger.info("nothing was saved in %s: training begins at the beginning", path)
+        resume = False
+    if not resume:
+        _check_replaceable(path, force)
         _check_buildable(experiment, dataset)
-        if replace:
-            shutil.rmtree(path)
+    with writing(path, "make room there or mend the rights, or name another folder with --out"):
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "data.json", data_identity(dataset, experiment))
-        write_json(path / "config.json", config)
-    trained = train(experiment, dataset, state, resume, on_epoch)
-    _save(path, trained, dataset, experiment)
-    shutil.rmtree(state)
+    with _alone(path):
+        if resume:
+            _expect_same(path, "settings", read_json(path / "config.json"), experiment.resolved())
+            _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
+        else:
+            _begin(path, dataset, experiment)
+        try:
+            trained = train(experiment, dataset, state, resume, on_epoch)
+        except StoppedError as error:
+            where = f"stopped {error.where or 'after the last epoch'}, and the state is saved"
+            raise StoppedError(error.signum, f"{where}: go on with the same command and --resume.") from error
+        with writing(path, "make room there or mend the rights; go on with the same command and --resume"):
+            _save(path, trained, dataset, experiment)
+        shutil.rmtree(state, ignore_errors=True)
     return Run.open(path)
+
+
+def _check_replaceable(path: Path, force: bool) -> None:
+    """Whether a new run may be put here."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name a folder with --out.")
+    there = {file.name for file in path.iterdir()} if path.exists() else set()
+    # A process may have been killed after it wrote one of the two, or removed all but one.
+    begun = all(name in _FIRST or name.startswith(tuple(f".{first}." for first in _FIRST)) for name in there)
+    if there and not begun and not there.issuperset(_FIRST):
+        raise UserError(f"{path} is not empty and is not a run folder: name another one with --out.")
+    # What was killed before its first state holds nothing that could be lost.
+    if there and not force and ((path / NAME).is_file() or saved_states(path / "resume")):
+        raise UserError(f"{path} holds a run already: add --resume to continue it or --force to replace it.")
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep a second process from training into the same folder; ends with this process, however that ends."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process trains into {path}: wait for it, or name another folder with --out."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _begin(path: Path, dataset: Dataset, experiment: Experiment) -> None:
+    """Empty the folder and write what the run is; in an order that shows, if killed, what it was."""
+    with writing(path, "make room there or mend the rights, or name another folder with --out"):
+        for file in sorted(path.iterdir(), key=lambda file: (file.name in _FIRST, file.name != NAME)):
+            if file.is_dir():
+                shutil.rmtree(file)
+            else:
+                file.unlink()
+        write_json(path / "data.json", data_identity(dataset, experiment))
+        write_json(path / "config.json", experiment.resolved())
 
 
 def _check_buildable(experiment: Experiment, dataset: Dataset) -> None:
@@ -118,6 +189,7 @@ def data_identity(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
 
 
 def _expect_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    old, new = _decisive(old), _decisive(new)
     different = sorted(
         key for key in old.keys() | new.keys() if key != "path" and old.get(key) != new.get(key)
     )
@@ -126,6 +198,13 @@ def _expect_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]
             f"{path} was started with other {what} ({', '.join(different)} differ): "
             "resume with the same ones, or start a new run with another --out."
         )
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    train = values.get("train")
+    if not isinstance(train, dict):
+        return values
+    return {**values, "train": {key: value for key, value in train.items() if key not in _CHANGEABLE}}
 
 
 def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Experiment) -> None:
@@ -139,11 +218,13 @@ def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Exper
         pl.concat([trained.ranks["valid"].table("valid"), trained.ranks["test"].table("test")]).write_parquet(
             temporary, compression="zstd"
         )
-    write_json(path / "environment.json", describe_machine(choose_device(experiment.train.device)))
+    device = choose_device(experiment.train.device)
+    products = str(choose_precision(experiment.train.precision, device)).removeprefix("torch.")
+    machine = {**describe_machine(device), "matrix_products": products, "seed": experiment.seed}
+    write_json(path / "environment.json", machine)
     write_json(path / "report.json", trained.report)
-    write_json(
-        path / "manifest.json", {"format": FORMAT, "version": VERSION, "files": hash_files(path, FILES)}
-    )
+    remove_leftovers(path, [*FILES, NAME])
+    write_manifest(path / NAME, {"format": FORMAT, "version": VERSION, "files": hash_files(path, FILES)})
 
 
 class Run:
@@ -157,8 +238,8 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config: dict[str, Any] = read_json(path / "config.json")
-        self.report: dict[str, Any] = read_json(path / "report.json")
+        self.config: dict[str, Any] = read_object(path / "config.json", CONFIG_KEYS)
+        self.report: dict[str, Any] = read_object(path / "report.json", REPORT_KEYS)
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -170,7 +251,7 @@ class Run:
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{path} is not a folder: give the folder of a run made by `hm4sr train`.")
-        if not (path / "manifest.json").is_file():
+        if not (path / NAME).is_file():
             hint = "it was interrupted: continue it with `hm4sr train ... --resume`"
             raise UserError(
                 f"{path} is not a finished run (no manifest.json): "
@@ -181,12 +262,12 @@ class Run:
                 )
                 + "."
             )
-        manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "files" not in manifest:
-            raise UserError(f"{path} is not a run folder: give the folder of a run made by `hm4sr train`.")
-        if manifest.get("version") != VERSION:
-            raise UserError(f"{path} was written by another version of hm4sr: train again.")
-        verify_files(path, manifest["files"])
+        manifest = read_manifest(path / NAME)
+        advice = "give the folder of a run made by `hm4sr train`"
+        check_format(path, manifest, (FORMAT, VERSION), "a run folder", advice)
+        verify_listed(path, manifest, FILES)
+        read_object(path / "data.json", DATA_KEYS)
+        read_object(path / "environment.json")
         return cls(path)
 
     @cached_property
@@ -197,15 +278,16 @@ class Run:
     @cached_property
     def items(self) -> pl.DataFrame:
         """Table of items; row r is item number r + 1."""
-        return pl.read_parquet(self.path / "items.parquet")
+        return read_own(self.path / "items.parquet")
 
     def ranks(self) -> pl.DataFrame:
         """Rank of every target: part, user, item, rank."""
-        return pl.read_parquet(self.path / "ranks.parquet")
+        return read_own(self.path / "ranks.parquet")
 
     def metrics(self) -> list[dict[str, Any]]:
         """One row an epoch."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        file = self.path / "metrics.jsonl"
+        return [parse_json(line, file) for line in read_bytes(file).splitlines()]
 
     def dataset(self, path: str | Path | None = None) -> Dataset:
         """The data it was trained on, from where it was or from `path`.
@@ -213,14 +295,14 @@ class Run:
         Raises:
             UserError: it is not there, or it is other data.
         """
-        recorded = read_json(self.path / "data.json")
-        place = Path(path or recorded["path"])
+        recorded = read_object(self.path / "data.json", DATA_KEYS)
+        place = Path(path or str(recorded["path"]))
         if not place.exists():
             raise UserError(
                 f"{place}, the data that {self.path} was trained on, is not there: name it with --data."
             )
         dataset = Dataset.open(place)
-        if dataset.hashes != recorded["files"]:
+        if dataset.hashes != recorded["files"] or not isinstance(recorded["features"], dict):
             raise UserError(
                 f"{dataset.path} is not the data that {self.path} was trained on: name it with --data."
             )
@@ -241,7 +323,7 @@ class Run:
         model = build_model(self.experiment, dataset, device)
         try:
             model.load_state_dict(load_file(self.path / "model.safetensors", device=str(device)))
-        except (SafetensorError, RuntimeError) as error:
+        except (SafetensorError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"{self.path}/model.safetensors does not fit its config.json: train again."
             ) from error

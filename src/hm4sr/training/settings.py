@@ -64,6 +64,8 @@ class TrainConfig(Config):
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = Field(0, ge=0)
     """Processor threads; 0 leaves the choice to torch."""
+    save_minutes: float = Field(10.0, gt=0)
+    """Minutes between two states saved within an epoch; a shorter epoch has one at its end alone."""
 
     @property
     def average_decay(self) -> float:
