@@ -51,7 +51,7 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     settings = {key: value for key, value in config.items() if key not in ("seed", "evaluate")}
     settings["data"] = {key: value for key, value in config["data"].items() if key != "path"}
     settings["train"] = {
-        key: value for key, value in config["train"].items() if key not in ("device", "threads")
+        key: value for key, value in config["train"].items() if key not in ("device", "threads", "compile")
     }
     content = {"settings": settings, "files": data["files"], "features": data["features"]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from hm4sr.nn.frequency import FrequencyAttention, frequency_band
 from hm4sr.nn.histories import TargetIndex
 from hm4sr.nn.init import embedding
 from hm4sr.nn.losses import nt_xent
+from hm4sr.nn.ranks import share
 from hm4sr.types import Catalog, SeqBatch
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -151,7 +152,8 @@ class FEARec(SeqRecModel):
             terms[f"contrast_{second}"] = weight * nt_xent(*pair, c.temperature, c.cosine)
             if c.frequency_weight and number == 0:
                 spectra = [torch.fft.rfft(vectors, norm="ortho") for vectors in pair]
-                terms["frequency"] = c.frequency_weight * (spectra[0] - spectra[1]).abs().mean()
+                difference = (spectra[0] - spectra[1]).abs().mean()
+                terms["frequency"] = c.frequency_weight * share(difference, len(z))
         return terms
 
     def _run(self, items: Int[Tensor, "B L"], at: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:

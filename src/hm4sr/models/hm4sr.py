@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hm4sr.models.base import SeqRecModel, TransformerConfig, apply_preset, register
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear
-from hm4sr.nn.losses import category_loss, in_batch_contrastive
+from hm4sr.nn.losses import category_loss, in_batch_contrastive, same
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
@@ -234,30 +234,29 @@ class HM4SR(SeqRecModel):
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
         c = self.config
-        learned = batch.targets > 0
-        targets, users = batch.targets[learned], batch.users[:, None].expand_as(learned)[learned]
+        targets = batch.at_targets(batch.targets)
         view = self.view(batch)
         seen = F.embedding(view.items, view.vectors)
         with self.mixed_precision():
             x, time = self._mix_experts(seen, batch)
-            hidden, twins = self._encode_twice(x, time, batch, learned)
+            hidden, twins = self._encode_twice(x, time, batch)
         terms = {"main": self.main_loss(torch.cat(hidden, dim=1), view, c.score_padding)}
         if self.category_head is not None:
-            logits = self.category_head(seen[batch.valid])
-            terms["cp"] = c.cp_weight * category_loss(
-                logits, F.embedding(batch.items[batch.valid], self.categories)
-            )
-        same_target = targets[:, None] == targets
+            logits = self.category_head(batch.at_events(seen))
+            categories = F.embedding(batch.at_events(batch.items), self.categories)
+            terms["cp"] = c.cp_weight * category_loss(logits, categories)
+        same_target = same(targets)
         if c.idcl_weight:
             terms["idcl"] = c.idcl_weight * in_batch_contrastive(
                 hidden[0], self.items(targets), same_target, c.temperature, c.exclude_false_negatives
             )
         if twins:
+            users = batch.at_targets(batch.users[:, None].expand_as(batch.targets))
             terms["pcl"] = c.pcl_weight * self._placeholder_loss(hidden[1:], twins, same_target, users)
         return terms
 
     def _encode_twice(
-        self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch, learned: Bool[Tensor, "B L"]
+        self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch
     ) -> tuple[list[Tensor], list[Tensor]]:
         """History vectors of each modality at the learned positions, and of the twins with placeholders."""
         hidden, twins = [], []
@@ -265,13 +264,13 @@ class HM4SR(SeqRecModel):
         for m, name in enumerate(self.modalities):
             plain = x[:, :, m]
             if self.placeholders is None or m == 0:
-                hidden.append(self.encoders[name](plain)[learned].float())
+                hidden.append(batch.at_targets(self.encoders[name](plain)).float())
                 continue
             other = torch.where(replaced, self.placeholders[name](time).to(plain.dtype), plain)
             both = self.encoders[name](torch.cat([plain, other]))  # one call, two dropout draws
             view, twin = both.chunk(2)
-            hidden.append(view[learned].float())
-            twins.append(twin[learned].float())
+            hidden.append(batch.at_targets(view).float())
+            twins.append(batch.at_targets(twin).float())
         return hidden, twins
 
     def _draw_replaced(self, batch: SeqBatch) -> Bool[Tensor, "B L 1"]:
@@ -288,7 +287,7 @@ class HM4SR(SeqRecModel):
         self,
         views: list[Tensor],
         twins: list[Tensor],
-        same_target: Bool[Tensor, "N N"],
+        same_target: Bool[Tensor, "N A"],
         users: Int[Tensor, "N"],
     ) -> Float[Tensor, ""]:
         """Mean over modalities of the contrast between a history and its twin with placeholders (eq. 25-26).
@@ -297,7 +296,7 @@ class HM4SR(SeqRecModel):
         no negatives of each other.
         """
         c = self.config
-        ignored = same_target | (users[:, None] == users) if c.exclude_false_negatives else same_target
+        ignored = same_target | same(users) if c.exclude_false_negatives else same_target
         terms = [
             in_batch_contrastive(view, twin, ignored, c.pcl_temperature, c.exclude_false_negatives)
             for view, twin in zip(views, twins, strict=True)

@@ -105,7 +105,7 @@ class TiCoSeRec(SASRec):
             terms = super().losses(batch)
         else:
             with self.mixed_precision():
-                hidden = self.encode(batch)[batch.targets > 0].float()
+                hidden = batch.at_targets(self.encode(batch)).float()
             terms = {"main": self.one_negative_loss(hidden, batch, "bce")}
         if c.contrast_weight and self._contrast:
             with self.mixed_precision():

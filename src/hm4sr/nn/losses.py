@@ -1,4 +1,4 @@
-"""Loss terms shared by the models."""
+"""Loss terms shared by the models; where ranks learn together, each is this rank's part (see `nn.ranks`)."""
 
 import math
 from typing import Any, Literal
@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from hm4sr.nn.ranks import share, with_place
 
 _CHUNK_ELEMENTS = 8_000_000
 """Logits alive at a time: 16 MB in bfloat16, 32 MB in float32."""
@@ -39,7 +41,7 @@ def softmax_loss(
         loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
             hidden, item_vectors, targets, dtype, score_padding, log_weights
         )
-    return loss
+    return share(loss, len(hidden))
 
 
 class _ChunkedSoftmax(torch.autograd.Function):
@@ -109,29 +111,41 @@ def _chunk_rows(num_rows: int, num_items: int) -> int:
 def in_batch_contrastive(
     queries: Float[Tensor, "N D"],
     keys: Float[Tensor, "N D"],
-    not_negative: Bool[Tensor, "N N"],
+    not_negative: Bool[Tensor, "N M"],
     temperature: float,
     exclude: bool = True,
 ) -> Float[Tensor, ""]:
     """Cosine InfoNCE in which row i's positive is key i and the other keys are negatives (eq. 23, 25).
 
+    The keys of all ranks are negatives (M = N in one process).
+
     Args:
         queries: one row a target.
         keys: the positive of each row.
-        not_negative: pairs that are no negatives, for example of the same target; the diagonal is ignored.
+        not_negative: pairs with keys of all ranks that are no negatives, for example of the same target (see
+            `same`); what it says about a row's own key is ignored.
         temperature: divides the cosine.
         exclude: leave such pairs out of the sum; otherwise their logit is 0, as in the released code.
     """
-    logits = (F.normalize(queries, dim=1) / temperature) @ F.normalize(keys, dim=1).T
-    index = torch.arange(len(logits), device=logits.device)
-    ignored = not_negative.clone().fill_diagonal_(False)
-    return F.cross_entropy(logits.masked_fill_(ignored, -torch.inf if exclude else 0.0), index)
+    everyone, first = with_place(F.normalize(keys, dim=1))
+    logits = (F.normalize(queries, dim=1) / temperature) @ everyone.T
+    index = first + torch.arange(len(logits), device=logits.device)
+    ignored = not_negative.scatter(1, index[:, None], False)
+    loss = F.cross_entropy(logits.masked_fill_(ignored, -torch.inf if exclude else 0.0), index)
+    return share(loss, len(queries))
+
+
+def same(values: Int[Tensor, "N"]) -> Bool[Tensor, "N M"]:
+    """Which rows of all ranks (columns) have the value of each row of this one."""
+    return values[:, None] == with_place(values)[0]
 
 
 def nt_xent(
     first: Float[Tensor, "N W"], second: Float[Tensor, "N W"], temperature: float, cosine: bool = False
 ) -> Float[Tensor, ""]:
     """Contrast of two views of each row: every view looks for its twin among all other 2N - 1 views.
+
+    The views of all ranks take part.
 
     Args:
         first: one view of each row.
@@ -142,10 +156,12 @@ def nt_xent(
     views = torch.cat([first, second])
     if cosine:
         views = F.normalize(views, dim=1)
-    logits = (views / temperature) @ views.T
-    logits = logits.masked_fill(torch.eye(len(views), dtype=torch.bool, device=views.device), -torch.inf)
-    twin = torch.arange(len(views), device=views.device).roll(len(first))
-    return F.cross_entropy(logits, twin)
+    everyone, place = with_place(views)
+    logits = (views / temperature) @ everyone.T
+    own = torch.arange(len(views), device=views.device)
+    itself = torch.zeros_like(logits, dtype=torch.bool).scatter(1, place + own[:, None], True)
+    twin = place + own.roll(len(first))
+    return share(F.cross_entropy(logits.masked_fill(itself, -torch.inf), twin), len(views))
 
 
 def one_against_one(
@@ -157,8 +173,8 @@ def one_against_one(
     """Losses with one negative a target: both judged by themselves (bce), or against each other (bpr)."""
     positive, negative = (hidden * positives).sum(1), (hidden * negatives).sum(1)
     if kind == "bpr":
-        return F.softplus(negative - positive).mean()
-    return (F.softplus(-positive) + F.softplus(negative)).mean()
+        return share(F.softplus(negative - positive).mean(), len(hidden))
+    return share((F.softplus(-positive) + F.softplus(negative)).mean(), len(hidden))
 
 
 def category_loss(logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]) -> Float[Tensor, ""]:
@@ -169,4 +185,4 @@ def category_loss(logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]) 
         categories: the categories (1..C) of each row, filled up with 0.
     """
     truth = logits.new_zeros(len(logits), logits.shape[1] + 1).scatter_(1, categories, 1.0)[:, 1:]
-    return F.binary_cross_entropy_with_logits(logits, truth)
+    return share(F.binary_cross_entropy_with_logits(logits, truth), len(logits))

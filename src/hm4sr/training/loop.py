@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hm4sr.data.batches import TrainingBatches, TrainingWindows, make_batch
+from hm4sr.data.batches import TrainingBatches, TrainingWindows
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
-from hm4sr.evaluation.ranking import RankedTargets, rank_events, rank_part
+from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.dropout import Dropout
+from hm4sr.nn.ranks import current, together
 from hm4sr.progress import track
 from hm4sr.runtime import (
     choose_device,
@@ -33,7 +34,20 @@ from hm4sr.runtime import (
 )
 from hm4sr.training.catalog import build_catalog
 from hm4sr.training.checkpoint import Progress, load_state, save_state, snapshot
+from hm4sr.training.feed import batches_on
 from hm4sr.training.optimizer import Optimizer
+from hm4sr.training.parallel import (
+    from_first,
+    local_device,
+    own_noise,
+    rank_events,
+    rank_part,
+    share_of,
+    spread_buffers,
+    spread_tensors,
+    spread_weights,
+    sum_losses,
+)
 from hm4sr.training.settings import Experiment
 
 logger = logging.getLogger(__name__)
@@ -73,6 +87,8 @@ def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) 
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.rng = model.rng
+        if model.catalog.counts is not None:
+            model.catalog = replace(model.catalog, counts=model.catalog.counts.to(device))
     return model.to(device)
 
 
@@ -99,7 +115,7 @@ def train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    device = choose_device(settings.device)
+    device = choose_device(local_device(settings.device))
     model = build_model(experiment, dataset, device)
     model.matmul_dtype = choose_precision(settings.precision, device)
     batches = _training_batches(experiment, dataset, model)
@@ -113,6 +129,7 @@ def train(
     if resume and state_folder is not None:
         progress, best = load_state(state_folder, model, optimizer)
         logger.info("resumed after epoch %d", progress.epoch)
+    progress = _start_alike(model, optimizer, progress)
     logger.info(
         "%s on %s: %s parameters, %s targets an epoch, %s, matrix products in %s",
         experiment.model["name"],
@@ -124,7 +141,9 @@ def train(
     )
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
         started = time.perf_counter()
-        losses = _train_epoch(model, optimizer, batches, experiment.seed, progress.epoch + 1, device)
+        losses = _train_epoch(
+            model, optimizer, batches, experiment.seed, progress.epoch + 1, device, settings.compile
+        )
         trained = time.perf_counter()
         with optimizer.averaged():
             ranked = rank_events(model, dataset.events, judged, device)
@@ -150,6 +169,7 @@ def train(
         if on_epoch:
             on_epoch(row)
     model.load_state_dict(best)
+    spread_weights(model)
     model.eval()
     ranks = {part: rank_part(model, dataset.events, part, device) for part in ("valid", "test")}
     return TrainedModel(model, progress, ranks, _report(experiment, dataset, model, progress, ranks))
@@ -168,6 +188,17 @@ def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecMod
     return TrainingBatches(dataset.events, windows, experiment.train.batch_targets)
 
 
+def _start_alike(model: SeqRecModel, optimizer: Optimizer, progress: Progress) -> Progress:
+    """Put all processes where the first one stands, which alone reads the state of an interrupted run."""
+    if current().size == 1:
+        return progress
+    spread_weights(model)
+    moments = spread_tensors(optimizer.state())
+    if current().rank:
+        optimizer.load_state(moments)
+    return Progress(**from_first(asdict(progress)))
+
+
 def _validation_targets(experiment: Experiment, dataset: Dataset) -> NDArray[np.int64]:
     """The validation targets that are ranked after each epoch: all, or those of some users."""
     targets = dataset.events.targets("valid")
@@ -184,20 +215,36 @@ def _train_epoch(
     seed: int,
     epoch: int,
     device: torch.device,
+    compiled: bool = False,
 ) -> dict[str, float]:
-    """Learn every target once; returns the mean of each loss term over the targets."""
+    """Learn every target once; returns the mean of each loss term over the targets.
+
+    Args:
+        model: learns.
+        optimizer: moves its weights.
+        batches: of this epoch and all others.
+        seed: of the order of the batches.
+        epoch: its number (1..).
+        device: where the model is.
+        compiled: whether the losses are compiled.
+    """
+    losses = torch.compile(model.losses) if compiled else model.losses
     model.start_epoch(epoch)
+    spread_buffers(model)
     model.train()
     sums: dict[str, Tensor] = {}
     groups = batches.epoch(numpy_generator(seed, "batches", epoch))
-    for windows in track(groups, f"epoch {epoch}", len(groups), "step"):
-        batch = make_batch(batches.log, windows).to(device)
-        terms = model.losses(batch)
-        optimizer.step(torch.stack(list(terms.values())).sum())
+    ranks = current()
+    steps = batches_on(device, batches.log, (share_of(windows, ranks) for windows in groups))
+    for share, batch in track(steps, f"epoch {epoch}", len(groups), "step"):
+        own_noise(model, seed, epoch, share.windows)
+        with together(share.ranks):
+            terms = {} if batch is None else losses(batch)
+        optimizer.step(torch.stack(list(terms.values())).sum() if terms else None)
         for name, term in terms.items():
-            weighted = term.detach() * int(windows.targets.sum())
+            weighted = term.detach() * share.num_targets
             sums[name] = sums.get(name, torch.zeros((), device=device)) + weighted
-    means = {name: float(total) / batches.num_targets for name, total in sums.items()}
+    means = {name: total / batches.num_targets for name, total in sum_losses(sums).items()}
     if not all(math.isfinite(mean) for mean in means.values()):
         raise UserError(
             f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again."

@@ -23,9 +23,11 @@ from hm4sr.errors import UserError
 from hm4sr.features.store import read_feature_manifest
 from hm4sr.files import atomic_file, hash_files, read_json, verify_files, write_json
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.ranks import current
 from hm4sr.runtime import choose_device, describe_machine
 from hm4sr.training.checkpoint import saved_states, snapshot
 from hm4sr.training.loop import TrainedModel, build_model, train
+from hm4sr.training.parallel import from_first, local_device
 from hm4sr.training.settings import Experiment
 
 FORMAT = "hm4sr-run"
@@ -67,13 +69,16 @@ def train_run(
     state = path / "resume"
     if resume and (path / "manifest.json").is_file():
         run = Run.open(path)
-        _expect_same(path, "settings", run.config, config)
+        _expect_same(path, "settings", run.experiment.resolved(), config)
         _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
+        from_first({"train": False})
         return run
     if resume and not saved_states(state):
         raise UserError(f"{path} holds no interrupted run to resume: leave out --resume.")
     if resume:
-        _expect_same(path, "settings", read_json(path / "config.json"), config)
+        # Resolved anew: a setting that this version has and an older one had not is at its default.
+        before = Experiment.build(read_json(path / "config.json"), str(path / "config.json"))
+        _expect_same(path, "settings", before.resolved(), config)
         _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
     else:
         replace = path.exists() and any(path.iterdir())
@@ -90,10 +95,36 @@ def train_run(
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "data.json", data_identity(dataset, experiment))
         write_json(path / "config.json", config)
+    data = data_identity(dataset, experiment)
+    from_first(
+        {"train": True, "resume": resume, "settings": config, "data": data["files"] | data["features"]}
+    )
     trained = train(experiment, dataset, state, resume, on_epoch)
     _save(path, trained, dataset, experiment)
     shutil.rmtree(state)
     return Run.open(path)
+
+
+def accompany(experiment: Experiment) -> None:
+    """Train along with the first of several processes, which calls `train_run`; nothing is written.
+
+    Raises:
+        UserError: this process has other settings or other data.
+    """
+    dataset = Dataset.open(experiment.data.path)
+    experiment = pinned(experiment, dataset)
+    plan = from_first(None)
+    if not plan["train"]:
+        return
+    where = f"process {current().rank}"
+    if plan["settings"] != experiment.resolved():
+        raise UserError(f"{where} has other settings than the first one: start all with the same command.")
+    data = data_identity(dataset, experiment)
+    if plan["data"] != data["files"] | data["features"]:
+        raise UserError(
+            f"{where} finds other data in {dataset.path} than the first one: copy them from there."
+        )
+    train(experiment, dataset, None, plan["resume"])
 
 
 def _check_buildable(experiment: Experiment, dataset: Dataset) -> None:
@@ -139,7 +170,9 @@ def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Exper
         pl.concat([trained.ranks["valid"].table("valid"), trained.ranks["test"].table("test")]).write_parquet(
             temporary, compression="zstd"
         )
-    write_json(path / "environment.json", describe_machine(choose_device(experiment.train.device)))
+    device = choose_device(local_device(experiment.train.device))
+    environment = describe_machine(device) | {"processes": current().size}
+    write_json(path / "environment.json", environment)
     write_json(path / "report.json", trained.report)
     write_json(
         path / "manifest.json", {"format": FORMAT, "version": VERSION, "files": hash_files(path, FILES)}

@@ -42,7 +42,7 @@ class TrainConfig(Config):
     monitor: str = "ndcg@20"
     """Validation metric that decides on the best epoch."""
     batch_targets: int = Field(1024, gt=0)
-    """Targets of a step, roughly."""
+    """Targets of a step, roughly; of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
     """Step size of Adam."""
     weight_decay: float = Field(0.0, ge=0)
@@ -63,7 +63,9 @@ class TrainConfig(Config):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = Field(0, ge=0)
-    """Processor threads; 0 leaves the choice to torch."""
+    """Processor threads of a process; 0 leaves the choice to torch."""
+    compile: bool = False
+    """Compile the losses with torch.compile, which needs a C++ compiler and pays on long runs, if it does."""
 
     @property
     def average_decay(self) -> float:
