@@ -91,8 +91,9 @@ def test_a_step_mixes_no_devices(name, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: off)
     for draw in ("rand", "randn", "randint"):
         monkeypatch.setattr(torch, draw, without_generator(getattr(torch, draw)))
+    catalog = replace(small_catalog(), counts=torch.arange(41))
     with torch.device("meta"):
-        model = small_model(name, replace(small_catalog(), counts=torch.arange(41))).train()
+        model = small_model(name, catalog).train()
     terms = model.losses(prepared(name).to(torch.device("meta")))
     torch.stack(list(terms.values())).sum().backward()
     assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {"meta"}
