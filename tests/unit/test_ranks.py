@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hm4sr.nn.ranks import ALONE, all_rows, anywhere, counts, current, once, share, together, with_place
+from hm4sr.nn.ranks import ALONE, Ranks, anywhere, counts, current, gather, once, share, together
 from hm4sr.training.parallel import from_first, spread_tensors, sum_gradients, sum_losses
 from processes import in_processes
 
@@ -19,11 +19,21 @@ def rows_of(rank: int) -> Tensor:
 def exchanged() -> dict[str, Tensor]:
     rank = current().rank
     mine = rows_of(rank).requires_grad_()
-    everyone, place = with_place(mine)
+    other = mine.detach()[:, :1, None].double().requires_grad_()
+    numbers = mine.detach()[:, 0].long()
+    (everyone, all_numbers, all_others), place = gather(mine, numbers, other)
+    assert torch.equal(all_numbers, everyone[:, 0].long())
+    assert torch.equal(all_others, everyone[:, :1, None].double())
     # Each process weighs all rows differently; the gradient of a row is the sum of the weights.
-    ((1 + rank) * everyone * torch.arange(5.0)[:, None]).sum().backward()
+    weights = (1 + rank) * torch.arange(5.0)[:, None]
+    ((everyone * weights).sum() + 2 * (all_others[:, 0] * weights).sum()).backward()
+    assert torch.equal(other.grad[:, 0, 0].float(), 2 * mine.grad[:, 0])
     mean = rows_of(rank).mean() if ROWS[rank] else torch.tensor(math.nan)
-    nothing = all_rows(torch.zeros(0, 4, dtype=torch.int64))
+    (nothing,), _ = gather(torch.zeros(0, 4, dtype=torch.int64))
+    with together(Ranks(rank, 3, {"targets": ROWS})):  # known, so that nobody has to ask
+        assert counts(ROWS[rank], "targets") == ROWS
+        if rank == 0:
+            assert torch.equal(share(torch.tensor(5.0), 2, "targets"), torch.tensor(2.0))
     return {
         "everyone": everyone.detach(),
         "place": torch.tensor(place),
@@ -88,8 +98,7 @@ def test_what_three_processes_exchange(tmp_path):
 
 def test_one_process_alone_changes_nothing():
     rows = torch.ones(3, 2, requires_grad=True)
-    assert all_rows(rows) is rows
-    assert with_place(rows) == (rows, 0)
+    assert gather(rows, rows) == ((rows, rows), 0)
     mean = rows.mean()
     assert share(mean, 3) is mean
     assert once(mean) is mean

@@ -143,7 +143,7 @@ class SeqRecModel(nn.Module):
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the batch's targets, in the order of `batch.at_targets`."""
         return softmax_loss(
-            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights
+            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights, "targets"
         )
 
     def one_negative_loss(
@@ -152,7 +152,7 @@ class SeqRecModel(nn.Module):
         """Each target against one item that its row does not hold, as several authors train their models."""
         positives = self.item_vectors(batch.at_targets(batch.targets))
         negatives = self.item_vectors(draw_unseen(batch, self.catalog.num_items, self.rng))
-        return one_against_one(hidden, positives, negatives, kind)
+        return one_against_one(hidden, positives, negatives, kind, "targets")
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""

@@ -189,5 +189,5 @@ class DIFSR(SeqRecModel):
         if self.attribute_head is not None:
             logits = self.attribute_head(hidden)[:, 1:]  # without the class of padding
             truth = F.embedding(batch.at_targets(batch.targets), self.categories)
-            terms["attributes"] = self.config.attribute_weight * category_loss(logits, truth)
+            terms["attributes"] = self.config.attribute_weight * category_loss(logits, truth, "targets")
         return terms

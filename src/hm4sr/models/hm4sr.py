@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from hm4sr.models.base import SeqRecModel, TransformerConfig, apply_preset, register
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear
-from hm4sr.nn.losses import category_loss, in_batch_contrastive, same
+from hm4sr.nn.losses import category_loss, in_batch_contrastive
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
+from hm4sr.nn.ranks import gather
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
@@ -234,7 +235,6 @@ class HM4SR(SeqRecModel):
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
         c = self.config
-        targets = batch.at_targets(batch.targets)
         view = self.view(batch)
         seen = F.embedding(view.items, view.vectors)
         with self.mixed_precision():
@@ -244,16 +244,8 @@ class HM4SR(SeqRecModel):
         if self.category_head is not None:
             logits = self.category_head(batch.at_events(seen))
             categories = F.embedding(batch.at_events(batch.items), self.categories)
-            terms["cp"] = c.cp_weight * category_loss(logits, categories)
-        same_target = same(targets)
-        if c.idcl_weight:
-            terms["idcl"] = c.idcl_weight * in_batch_contrastive(
-                hidden[0], self.items(targets), same_target, c.temperature, c.exclude_false_negatives
-            )
-        if twins:
-            users = batch.at_targets(batch.users[:, None].expand_as(batch.targets))
-            terms["pcl"] = c.pcl_weight * self._placeholder_loss(hidden[1:], twins, same_target, users)
-        return terms
+            terms["cp"] = c.cp_weight * category_loss(logits, categories, "events")
+        return terms | self._contrasts(hidden, twins, batch)
 
     def _encode_twice(
         self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch
@@ -283,22 +275,36 @@ class HM4SR(SeqRecModel):
         replaced: Tensor = (place < counts[:, None])[..., None]
         return replaced
 
-    def _placeholder_loss(
-        self,
-        views: list[Tensor],
-        twins: list[Tensor],
-        same_target: Bool[Tensor, "N A"],
-        users: Int[Tensor, "N"],
-    ) -> Float[Tensor, ""]:
-        """Mean over modalities of the contrast between a history and its twin with placeholders (eq. 25-26).
+    def _contrasts(self, hidden: list[Tensor], twins: list[Tensor], batch: SeqBatch) -> dict[str, Tensor]:
+        """IDCL: each history's ID vector and its target (eq. 23-24). PCL: each history and its twin with
+        placeholders, mean over modalities (eq. 25-26).
 
         In a pass over all positions, neighbouring prefixes of one user are nearly the same history; they are
-        no negatives of each other.
+        no negatives of each other in PCL.
         """
         c = self.config
-        ignored = same_target | same(users) if c.exclude_false_negatives else same_target
-        terms = [
-            in_batch_contrastive(view, twin, ignored, c.pcl_temperature, c.exclude_false_negatives)
-            for view, twin in zip(views, twins, strict=True)
-        ]
-        return torch.stack(terms).mean()
+        targets, users = (
+            batch.at_targets(x) for x in (batch.targets, batch.users[:, None].expand_as(batch.items))
+        )
+        answers = [self.items(targets)] if c.idcl_weight else []
+        if not answers and not twins:
+            return {}
+        everyone, first = gather(targets, users, *answers, *twins, of="targets")
+        all_targets, all_users, *keys = everyone
+        ignored = targets[:, None] == all_targets
+        terms = {}
+        if answers:
+            terms["idcl"] = c.idcl_weight * in_batch_contrastive(
+                hidden[0], keys.pop(0), ignored, c.temperature, c.exclude_false_negatives, first, "targets"
+            )
+        if twins:
+            if c.exclude_false_negatives:
+                ignored = ignored | (users[:, None] == all_users)
+            contrasts = [
+                in_batch_contrastive(
+                    view, twin, ignored, c.pcl_temperature, c.exclude_false_negatives, first, "targets"
+                )
+                for view, twin in zip(hidden[1:], keys, strict=True)
+            ]
+            terms["pcl"] = c.pcl_weight * torch.stack(contrasts).mean()
+        return terms

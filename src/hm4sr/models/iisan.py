@@ -14,7 +14,7 @@ from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear, normal
 from hm4sr.nn.levels import InterModalTower, IntraModalTower, LevelRule, stored_levels
 from hm4sr.nn.projection import by_rows, presence
-from hm4sr.nn.ranks import share, with_place
+from hm4sr.nn.ranks import gather, share
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -123,7 +123,7 @@ class IISAN(ItemStateModel):
         if self.catalog.counts is None:
             raise ValueError("the loss within a batch needs the catalogue's training counts")
         own = torch.cat([batch.items, batch.targets], dim=1)
-        everyone, first = with_place(own.flatten())
+        (everyone,), first = gather(own.flatten())
         rows, place = torch.unique(F.pad(everyone, (1, 0)), return_inverse=True)  # row 0 is padding
         place = place[1 + first :][: own.numel()].view(own.shape)
         with self.mixed_precision():
@@ -138,4 +138,4 @@ class IISAN(ItemStateModel):
         answer = batch.at_targets(targets)
         no_negative = mine[row_of_target].scatter(1, answer[:, None], False)
         loss = F.cross_entropy(logits.masked_fill(no_negative, -torch.inf), answer)
-        return {"main": share(loss, len(answer))}
+        return {"main": share(loss, len(answer), "targets")}

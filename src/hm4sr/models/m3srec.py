@@ -14,9 +14,9 @@ from hm4sr.nn.attention import LAYER_NORM_EPS, CausalSelfAttention
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.experts import GatedFeedForward
 from hm4sr.nn.init import embedding, normal
-from hm4sr.nn.losses import in_batch_contrastive, same
+from hm4sr.nn.losses import in_batch_contrastive
 from hm4sr.nn.projection import FeatureProjection, presence
-from hm4sr.nn.ranks import anywhere
+from hm4sr.nn.ranks import anywhere, gather
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -173,7 +173,9 @@ class M3SRec(CosineModel):
         )
 
     def _contrast(self, queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
-        return in_batch_contrastive(queries, keys, same(targets), self.config.temperature)
+        (keys, others), first = gather(keys, targets)
+        same = targets[:, None] == others
+        return in_batch_contrastive(queries, keys, same, self.config.temperature, first=first)
 
     def _mean(self, terms: list[Tensor]) -> Tensor:
         return torch.stack(terms).mean() if terms else self.positions.weight.new_zeros(())

@@ -110,7 +110,7 @@ class TiCoSeRec(SASRec):
         if c.contrast_weight and self._contrast:
             with self.mixed_precision():
                 first, second = self._flat(torch.cat([self.view_of(batch), self.view_of(batch)])).chunk(2)
-            terms["contrast"] = c.contrast_weight * nt_xent(first, second, c.temperature)
+            terms["contrast"] = c.contrast_weight * nt_xent(first, second, c.temperature, of="histories")
         return terms
 
     def view_of(self, batch: SeqBatch) -> Int[Tensor, "B W"]:

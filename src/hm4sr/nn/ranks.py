@@ -5,20 +5,26 @@ the whole batch: the sum over ranks is what one process would have got, and so i
 Losses get there by two things, which cost nothing in one process:
 
 loss = share(mean_over_my_rows, num_my_rows)     a mean over the rows of all ranks
-keys = all_rows(my_keys)                         what my rows are contrasted with; gradients come back
+(keys,), first = gather(my_keys)                 what my rows are contrasted with; gradients come back
 
 All ranks call these in the same order, so a model must not decide by its own rows alone whether it does.
+Every message makes all ranks wait for the slowest (one to two milliseconds on a CPU, mostly for waking up),
+so rows that are wanted together are gathered together, and numbers of rows that every rank can know (`Rows`)
+are not asked for.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
 from torch import Tensor
+
+Rows = Literal["targets", "events", "histories"]
+"""What the rows of a tensor are: every target of this rank's batch, every real event, every history."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,12 @@ class Ranks:
     Attributes:
         rank: its number, from 0.
         size: how many there are.
+        rows: how many targets, events and histories each rank has in this step, where that is known.
     """
 
     rank: int = 0
     size: int = 1
+    rows: Mapping[Rows, list[int]] = field(default_factory=dict)
 
 
 ALONE = Ranks()
@@ -54,10 +62,18 @@ def together(ranks: Ranks) -> Iterator[Ranks]:
         _current = before
 
 
-def counts(mine: int) -> list[int]:
-    """A number of every rank, by rank. On the host: a GPU is not waited for."""
+def counts(mine: int, of: Rows | None = None) -> list[int]:
+    """A number of every rank, by rank. On the host: a GPU is not waited for.
+
+    Args:
+        mine: this rank's number.
+        of: what it counts; looked up where that is known, otherwise the ranks tell each other.
+    """
     if _current.size == 1:
         return [mine]
+    if of is not None and of in _current.rows:
+        assert _current.rows[of][_current.rank] == mine, f"{mine} rows are not the {of} of this batch"
+        return _current.rows[of]
     number = torch.tensor([mine])
     found = [torch.empty_like(number) for _ in range(_current.size)]
     dist.all_gather(found, number)
@@ -69,19 +85,20 @@ def anywhere(mine: bool) -> bool:
     return any(counts(int(mine)))
 
 
-def share(mean: Tensor, rows: int) -> Tensor:
+def share(mean: Tensor, rows: int, of: Rows | None = None) -> Tensor:
     """This rank's part of a mean over the rows of all ranks.
 
     Args:
         mean: over this rank's rows.
         rows: how many they are; there may be none.
+        of: what they are, if they are all targets, events or histories of the batch.
     """
     if _current.size == 1:
         return mean
+    total = sum(counts(rows, of))
     if not rows:
-        counts(0)
         return mean.nan_to_num() * 0.0  # still in the graph, which the other ranks' gradients pass
-    return mean * (rows / sum(counts(rows)))
+    return mean * (rows / total)
 
 
 def once(term: Tensor) -> Tensor:
@@ -89,36 +106,62 @@ def once(term: Tensor) -> Tensor:
     return term if _current.size == 1 else term / _current.size
 
 
-def all_rows(rows: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "M ..."]:
-    """The rows of all ranks, end to end, by rank; a gradient returns to the rank whose row it is."""
-    return with_place(rows)[0]
+def gather(*mine: Tensor, of: Rows | None = None) -> tuple[tuple[Tensor, ...], int]:
+    """The rows of all ranks, end to end, by rank; a gradient returns to the rank whose row it is.
 
+    Args:
+        mine: tensors of equally many rows, which travel in one message.
+        of: what the rows are, if they are all targets, events or histories of the batch.
 
-def with_place(rows: Shaped[Tensor, "N ..."]) -> tuple[Shaped[Tensor, "M ..."], int]:
-    """The rows of all ranks, and where among them this rank's own begin."""
+    Returns:
+        the tensors with the rows of all ranks, and where among them this rank's own begin.
+    """
     if _current.size == 1:
-        return rows, 0
-    sizes = counts(len(rows))
-    everything: Tensor = _AllRows.apply(rows, sizes, _current.rank)  # type: ignore[no-untyped-call]
-    return everything, sum(sizes[: _current.rank])
+        return mine, 0
+    sizes = counts(len(mine[0]), of)
+    everyone = _Gather.apply(sizes, _current.rank, *mine)  # type: ignore[no-untyped-call]
+    return tuple(everyone), sum(sizes[: _current.rank])
 
 
-class _AllRows(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sizes: list[int], rank: int) -> Tensor:
+    def forward(ctx: Any, sizes: list[int], rank: int, *mine: Tensor) -> tuple[Tensor, ...]:
         ctx.sizes, ctx.rank = sizes, rank
-        if not any(sizes):
-            return rows.clone()
-        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        ctx.widths = [math.prod(rows.shape[1:]) for rows in mine]
+        ctx.types = [rows.dtype for rows in mine]
+        # Bytes, so that numbers of all kinds stand in one row.
+        flat = [
+            rows.detach().reshape(len(rows), width).view(torch.uint8)
+            for rows, width in zip(mine, ctx.widths, strict=True)
+        ]
+        packed = torch.zeros(
+            max(sizes), sum(one.shape[1] for one in flat), dtype=torch.uint8, device=mine[0].device
+        )
+        packed[: len(mine[0])] = torch.cat(flat, dim=1)
+        parts = [torch.empty_like(packed) for _ in sizes]
+        if any(sizes):
+            dist.all_gather(parts, packed)
+        whole = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        columns = torch.split(whole, [one.shape[1] for one in flat], dim=1)
+        everyone = tuple(
+            column.contiguous().view(rows.dtype).view(len(whole), *rows.shape[1:])
+            for column, rows in zip(columns, mine, strict=True)
+        )
+        ctx.mark_non_differentiable(*(rows for rows in everyone if not rows.is_floating_point()))
+        return everyone
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        if not any(ctx.sizes):
-            return gradient, None, None
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return torch.split(total, ctx.sizes)[ctx.rank], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        learned = [number for number, kind in enumerate(ctx.types) if kind.is_floating_point]
+        found: list[Tensor | None] = [None] * len(gradients)
+        flat = [gradients[number].reshape(sum(ctx.sizes), ctx.widths[number]) for number in learned]
+        total = torch.cat(flat, dim=1)
+        if any(ctx.sizes):
+            dist.all_reduce(total)
+        own = torch.split(total, ctx.sizes)[ctx.rank]
+        for number, part in zip(
+            learned, torch.split(own, [ctx.widths[n] for n in learned], dim=1), strict=True
+        ):
+            gradient = gradients[number]
+            found[number] = part.reshape(len(own), *gradient.shape[1:]).to(gradient.dtype)
+        return None, None, *found

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hm4sr.nn.ranks import all_rows, current, with_place
+from hm4sr.nn.ranks import current, gather
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -60,8 +60,8 @@ def sample_items(
     # Each rank draws its part of the sample; targets and sample are then the same for all.
     ranks = current()
     draws = negatives * (ranks.rank + 1) // ranks.size - negatives * ranks.rank // ranks.size
-    drawn = all_rows(torch.randint(1, catalog.num_rows, (draws,), generator=rng, device=device))
-    targets, first = with_place(own)
+    (drawn,), _ = gather(torch.randint(1, catalog.num_rows, (draws,), generator=rng, device=device))
+    (targets,), first = gather(own, of="targets")
     history = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), batch.items.flatten()])
     everything = torch.cat([history, targets, drawn])
     rows, place = torch.unique(everything, return_inverse=True)

@@ -15,7 +15,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +32,7 @@ from hm4sr.errors import UserError
 from hm4sr.evaluation import ranking
 from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
-from hm4sr.nn.ranks import ALONE, Ranks, all_rows, counts, current, together
+from hm4sr.nn.ranks import ALONE, Ranks, Rows, counts, current, gather, together
 
 _TIMEOUT = timedelta(minutes=10)
 _FAILED = "hm4sr/failed"
@@ -108,8 +108,13 @@ def share_of(windows: Windows, ranks: Ranks) -> Share:
         return Share(windows, num_targets, ranks)
     if len(windows) < ranks.size:
         return Share(None if ranks.rank else windows, num_targets, ALONE)
+    rows: dict[Rows, list[int]] = {
+        "targets": [int(windows.targets[rank :: ranks.size].sum()) for rank in range(ranks.size)],
+        "events": [int(windows.lengths[rank :: ranks.size].sum()) for rank in range(ranks.size)],
+        "histories": [len(windows.users[rank :: ranks.size]) for rank in range(ranks.size)],
+    }
     own = windows.take(np.arange(ranks.rank, len(windows), ranks.size), windows.width)
-    return Share(own, num_targets, ranks)
+    return Share(own, num_targets, replace(ranks, rows=rows))
 
 
 def own_noise(model: SeqRecModel, seed: int, epoch: int, windows: Windows | None) -> None:
@@ -149,7 +154,7 @@ def sum_gradients(dense: Sequence[Tensor], sparse: Sequence[Tensor]) -> None:
         if table.grad is not None:
             mine = table.grad.coalesce()
             rows, values = mine.indices()[0], mine.values()
-        rows, values = all_rows(rows), all_rows(values)
+        (rows, values), _ = gather(rows, values)
         table.grad = None
         if len(rows):
             table.grad = torch.sparse_coo_tensor(rows[None], values, table.shape).coalesce()
@@ -188,8 +193,9 @@ def rank_events(
         return ranking.rank_events(model, log, targets, device)
     mine = np.array_split(targets, ranks.size)[ranks.rank]
     found = ranking.rank_events(model, log, mine, device)
-    parts = (found.users, found.items, found.ranks)
-    return RankedTargets(*(all_rows(torch.from_numpy(part)).numpy() for part in parts))
+    parts = (torch.from_numpy(part) for part in (found.users, found.items, found.ranks))
+    everyone, _ = gather(*parts)
+    return RankedTargets(*(part.numpy() for part in everyone))
 
 
 def from_first(value: Any) -> Any:
