@@ -1,6 +1,7 @@
 """`torchrun ... -m hm4sr.cli train` in two processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,21 +50,27 @@ def experiment_on(path: Path, name: str = "hm4sr", model: dict[str, Any] | None 
     )
 
 
-def torchrun(tmp_path: Path, experiment: Experiment, *options: str, shell: str = "") -> Any:
-    """Two processes of the command; `shell` is appended to it and may read their RANK."""
+def torchrun(tmp_path: Path, experiment: Experiment, *options: str, before: str = "", after: str = "") -> Any:
+    """Two processes of the command, with shell commands before it and words after it, which may read RANK."""
     config = tmp_path / "config.toml"
     config.write_text(to_toml(experiment.resolved()), encoding="utf-8")
     command = [sys.executable, "-m", "hm4sr.cli", "train", str(config), *options]
-    words = " ".join(f"'{word}'" for word in command) + f" {shell}"
+    words = " ".join(f"'{word}'" for word in command) + f" {after}"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*launch, "--no-python", "sh", "-c", f"exec {words}"],
-        capture_output=True,
+    process = subprocess.Popen(
+        [*launch, "--no-python", "sh", "-c", f"{before} exec {words}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=TIMEOUT_SECONDS,
-        check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
     )
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # with what it started
+        raise
+    return subprocess.CompletedProcess(launch, process.returncode, stdout, stderr)
 
 
 def two_trainings(path: str, sizes: tuple[int, ...]) -> dict[str, Tensor]:
@@ -135,9 +142,19 @@ def test_a_mistake_of_one_process_ends_all_and_is_told_once(dataset, tmp_path):
         experiment_on(dataset.path),
         "--out",
         str(tmp_path / "run"),
-        shell="--set seed=$((7 + RANK))",
+        after="--set seed=$((7 + RANK))",
     )
     assert done.returncode != 0
     assert done.stderr.count("hm4sr: ") == 1
     assert "process 1 has other settings than the first one" in done.stderr
     assert "Connection closed" not in done.stderr
+
+
+def test_when_one_process_is_killed_the_others_end_too(dataset, tmp_path):
+    experiment = experiment_on(dataset.path, epochs=100_000, patience=100_000)
+    # torchrun takes $$ for $.
+    killing = "if [ $RANK = 1 ]; then (sleep 7; kill -9 $$$$) & fi;"
+    done = torchrun(tmp_path, experiment, "--out", str(tmp_path / "run"), before=killing)
+    assert done.returncode != 0
+    assert done.stderr.count("hm4sr: ") <= 1  # none, where it is killed before the two have met
+    assert "hm4sr/training" not in done.stderr, "a traceback"

@@ -164,6 +164,7 @@ class TrainingBatches:
 
     Attributes:
         num_targets: targets learned in an epoch.
+        most_targets: targets of the largest window.
     """
 
     def __init__(self, log: EventLog, windows: Windows | TrainingWindows, batch_targets: int):
@@ -182,6 +183,7 @@ class TrainingBatches:
         self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in _chunks(lengths))])
         numbers = range(len(self._widths))
         self._most_targets = [int(targets[self._bucket == number].max(initial=0)) for number in numbers]
+        self.most_targets = max(self._most_targets)
 
     def epoch(self, rng: np.random.Generator) -> Batches:
         """Cut the windows into batches for one epoch.

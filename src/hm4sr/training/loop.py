@@ -37,6 +37,7 @@ from hm4sr.training.checkpoint import Progress, load_state, save_state, snapshot
 from hm4sr.training.feed import batches_on
 from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.parallel import (
+    describe_processes,
     from_first,
     local_device,
     own_noise,
@@ -139,6 +140,7 @@ def train(
         device,
         str(model.matmul_dtype).removeprefix("torch."),
     )
+    describe_processes(settings.batch_targets, batches.most_targets)
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
         started = time.perf_counter()
         losses = _train_epoch(
@@ -228,7 +230,7 @@ def _train_epoch(
         device: where the model is.
         compiled: whether the losses are compiled.
     """
-    losses = torch.compile(model.losses) if compiled else model.losses
+    losses = torch.compile(model.losses, dynamic=True) if compiled else model.losses
     model.start_epoch(epoch)
     spread_buffers(model)
     model.train()

@@ -11,6 +11,7 @@ pass. The first process alone reads and writes the run folder; what it reads is 
 """
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.ranks import ALONE, Ranks, Rows, counts, current, gather, together
 
+logger = logging.getLogger(__name__)
+
 _TIMEOUT = timedelta(minutes=10)
 _FAILED = "hm4sr/failed"
 
@@ -43,6 +46,9 @@ def joined() -> Iterator[Ranks]:
     """Join the processes that `torchrun` started; a process that it did not start is alone, at no cost.
 
     An error in one process ends all of them: the first to fail raises it, the others end without a word.
+
+    Raises:
+        UserError: another process was killed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield current()
@@ -56,6 +62,11 @@ def joined() -> Iterator[Ranks]:
     except BaseException as error:
         if not _is_first(store):
             raise SystemExit(1) from error
+        if _lost_another(error):
+            raise UserError(
+                "another process was killed, perhaps for want of memory: "
+                "find out why, then continue with --resume."
+            ) from error
         raise
     dist.destroy_process_group()
 
@@ -66,6 +77,10 @@ def _is_first(store: dist.Store) -> bool:
         return int(store.add(_FAILED, 1)) == 1
     except (RuntimeError, OSError):  # the process that kept the store is gone
         return False
+
+
+def _lost_another(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def local_device(name: str) -> str:
@@ -115,6 +130,26 @@ def share_of(windows: Windows, ranks: Ranks) -> Share:
     }
     own = windows.take(np.arange(ranks.rank, len(windows), ranks.size), windows.width)
     return Share(own, num_targets, replace(ranks, rows=rows))
+
+
+def describe_processes(batch_targets: int, most_targets: int) -> None:
+    """Log how many processes there are, and whether batches are large enough for them.
+
+    Args:
+        batch_targets: of a batch.
+        most_targets: of the row that has most.
+    """
+    size = current().size
+    if size > 1:
+        logger.info("%d processes, %d targets a step and process", size, batch_targets // size)
+    if batch_targets < size * most_targets and size > 1:
+        logger.warning(
+            "train.batch_targets = %d is less than %d processes times %d targets of a history: "
+            "batches of long histories are learned by the first process alone; raise it to share them.",
+            batch_targets,
+            size,
+            most_targets,
+        )
 
 
 def own_noise(model: SeqRecModel, seed: int, epoch: int, windows: Windows | None) -> None:
