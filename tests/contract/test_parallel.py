@@ -31,6 +31,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hm4sr, released": ("hm4sr", {"preset": "released", "idcl_weight": 0.5}),
     "iisan, in batch": ("iisan", {"loss": "in-batch"}),
     "missrec, static": ("missrec", {"fusion": "static"}),
+    "nova, cloze": ("nova", {"training": "cloze", "mask_ratio": 1e-9}),
     "one modality's rows in one process": ("m3srec", {}),
     "sampled": ("sasrec", {}),
     "sampled hm4sr": ("hm4sr", {}),
@@ -66,7 +67,7 @@ def gradients(case: str) -> dict[str, Tensor]:
     """Losses and summed gradients of this process's rows of the batch."""
     name, settings = CASES[case]
     ranks = current()
-    batch = histories(LENGTHS, parallel=get_model(name).parallel)
+    batch = histories(LENGTHS, parallel=get_model(name).parallel and settings.get("training") != "cloze")
     catalog = replace(small_catalog(), counts=torch.arange(41))
     if case.startswith("one modality"):
         catalog = lopsided(catalog, batch)

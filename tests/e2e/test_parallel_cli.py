@@ -124,6 +124,9 @@ def test_several_processes_continue_what_one_began(dataset, tmp_path):
     assert done.returncode == 0, done.stderr
     run = Run.open(tmp_path / "run")
     assert run.metrics()[0]["losses"] == whole.metrics()[0]["losses"]
+    again = torchrun(tmp_path, experiment, "--out", str(tmp_path / "run"), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "epoch   1" not in again.stdout, "a finished run is left as it is"
     for one, other in zip(run.metrics()[1:], whole.metrics()[1:], strict=True):
         assert one["losses"] == pytest.approx(other["losses"], rel=2e-3, abs=2e-3)
 

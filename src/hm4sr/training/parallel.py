@@ -48,14 +48,23 @@ def joined() -> Iterator[Ranks]:
     An error in one process ends all of them: the first to fail raises it, the others end without a word.
 
     Raises:
-        UserError: another process was killed.
+        UserError: the processes do not meet, or another one was killed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield current()
         return
-    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"
+            torch.cuda.set_device(_local_rank() % torch.cuda.device_count())
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the {os.environ['WORLD_SIZE']} processes of WORLD_SIZE do not meet ({error}): "
+            "start them with torchrun, or unset WORLD_SIZE for one process."
+        ) from error
     try:
         with together(Ranks(rank, size)) as ranks:
             yield ranks
@@ -93,9 +102,16 @@ def local_device(name: str) -> str:
         return name
     if name.startswith("cuda:"):
         raise UserError(f'train.device = "{name}" is one GPU for all processes: set it to "cuda" or "auto".')
-    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
-        return f"cuda:{os.environ.get('LOCAL_RANK', current().rank)}"
-    return name
+    if name not in ("cuda", "auto") or not torch.cuda.is_available():
+        return name
+    number, gpus = _local_rank(), torch.cuda.device_count()
+    if number >= gpus:
+        raise UserError(f"this machine has {gpus} GPUs and more processes: start as many as it has GPUs.")
+    return f"cuda:{number}"
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
 @dataclass(frozen=True)
