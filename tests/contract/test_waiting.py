@@ -17,6 +17,7 @@ from hm4sr.training.optimizer import Optimizer
 from hm4sr.types import SeqBatch
 
 READING = {
+    "_coalesce",
     "_local_scalar_dense",
     "_unique2",
     "bincount",
@@ -67,10 +68,11 @@ def prepared(name: str) -> SeqBatch:
     return batch
 
 
-def reads_of_a_step(name: str, **settings: Any) -> set[str]:
+def reads_of_a_step(name: str, negatives: int = 0) -> set[str]:
     catalog = replace(small_catalog(), counts=torch.arange(41))
-    model = small_model(name, catalog, **settings).train()
-    optimizer = Optimizer(model, 1e-3, 0.0, sparse=False, average=0.9)
+    model = small_model(name, catalog).train()
+    model.negatives = negatives
+    optimizer = Optimizer(model, 1e-3, 0.0, sparse=negatives > 0, average=0.0 if negatives else 0.9)
     optimizer.step(torch.stack(list(model.losses(prepared(name)).values())).sum())  # makes its moments
     batch = prepared(name)
     with Reads() as reads:
@@ -82,6 +84,11 @@ def reads_of_a_step(name: str, **settings: Any) -> set[str]:
 @pytest.mark.parametrize("name", registered_models())
 def test_a_training_step_waits_for_nothing(name):
     assert reads_of_a_step(name) == KNOWN.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["sasrec", "hm4sr"])
+def test_a_sampled_loss_waits_for_its_distinct_items_and_rows(name):
+    assert reads_of_a_step(name, negatives=7) == {"_unique2", "_coalesce"}
 
 
 @pytest.mark.parametrize("name", [name for name in registered_models() if name not in KNOWN])
