@@ -151,6 +151,7 @@ def test_a_mistake_of_one_process_ends_all_and_is_told_once(dataset, tmp_path):
     assert done.stderr.count("hm4sr: ") == 1
     assert "process 1 has other settings than the first one" in done.stderr
     assert "Connection closed" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_when_one_process_is_killed_the_others_end_too(dataset, tmp_path):

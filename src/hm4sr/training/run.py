@@ -23,7 +23,7 @@ from hm4sr.errors import UserError
 from hm4sr.features.store import read_feature_manifest
 from hm4sr.files import atomic_file, hash_files, read_json, verify_files, write_json
 from hm4sr.models.base import SeqRecModel
-from hm4sr.nn.ranks import current
+from hm4sr.nn.ranks import anywhere, current
 from hm4sr.runtime import choose_device, describe_machine
 from hm4sr.training.checkpoint import saved_states, snapshot
 from hm4sr.training.loop import TrainedModel, build_model, train
@@ -65,13 +65,13 @@ def train_run(
     """
     dataset = Dataset.open(experiment.data.path)
     experiment = pinned(experiment, dataset)
-    config = experiment.resolved()
+    config, identity = experiment.resolved(), data_identity(dataset, experiment)
     state = path / "resume"
     if resume and (path / "manifest.json").is_file():
         run = Run.open(path)
         _expect_same(path, "settings", run.experiment.resolved(), config)
-        _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
-        from_first({"train": False})
+        _expect_same(path, "data", read_json(path / "data.json"), identity)
+        _agree(None, config, identity)
         return run
     if resume and not saved_states(state):
         raise UserError(f"{path} holds no interrupted run to resume: leave out --resume.")
@@ -79,7 +79,8 @@ def train_run(
         # Resolved anew: a setting that this version has and an older one had not is at its default.
         before = Experiment.build(read_json(path / "config.json"), str(path / "config.json"))
         _expect_same(path, "settings", before.resolved(), config)
-        _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
+        _expect_same(path, "data", read_json(path / "data.json"), identity)
+        _agree("resume", config, identity)
     else:
         replace = path.exists() and any(path.iterdir())
         if replace and not all((path / name).is_file() for name in ("config.json", "data.json")):
@@ -90,15 +91,12 @@ def train_run(
                 f"{path} holds a run already: add --resume to continue it or --force to replace it."
             )
         _check_buildable(experiment, dataset)
+        _agree("start", config, identity)
         if replace:
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "data.json", data_identity(dataset, experiment))
+        write_json(path / "data.json", identity)
         write_json(path / "config.json", config)
-    data = data_identity(dataset, experiment)
-    from_first(
-        {"train": True, "resume": resume, "settings": config, "data": data["files"] | data["features"]}
-    )
     trained = train(experiment, dataset, state, resume, on_epoch)
     _save(path, trained, dataset, experiment)
     shutil.rmtree(state)
@@ -113,18 +111,26 @@ def accompany(experiment: Experiment) -> None:
     """
     dataset = Dataset.open(experiment.data.path)
     experiment = pinned(experiment, dataset)
-    plan = from_first(None)
-    if not plan["train"]:
-        return
-    where = f"process {current().rank}"
-    if plan["settings"] != experiment.resolved():
-        raise UserError(f"{where} has other settings than the first one: start all with the same command.")
-    data = data_identity(dataset, experiment)
-    if plan["data"] != data["files"] | data["features"]:
-        raise UserError(
-            f"{where} finds other data in {dataset.path} than the first one: copy them from there."
-        )
-    train(experiment, dataset, None, plan["resume"])
+    if _agree(None, experiment.resolved(), data_identity(dataset, experiment)):
+        train(experiment, dataset)
+
+
+def _agree(plan: str | None, config: dict[str, Any], identity: dict[str, Any]) -> str | None:
+    """The first process's plan, once every process has been found to have its settings and data.
+
+    Nothing is written before, for a process that has others ends all of them.
+    """
+    content = {"settings": config, "data": [identity["files"], identity["features"]]}
+    agreed = from_first({"plan": plan, **content})
+    for what, mine in content.items():
+        if agreed[what] != mine:
+            raise UserError(
+                f"process {current().rank} has other {what} than the first one: "
+                "start all with the same command, on copies of the same data."
+            )
+    anywhere(False)  # wait for the others' judgement
+    told: str | None = agreed["plan"]
+    return told
 
 
 def _check_buildable(experiment: Experiment, dataset: Dataset) -> None:
