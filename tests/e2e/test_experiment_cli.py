@@ -1,4 +1,4 @@
-"""`hm4sr experiment` as a stranger would use it: shared runs, a killed call that goes on, a report from copies."""
+"""`hm4sr experiment` as a stranger would use it: shared runs, a kill, a report from copies."""
 
 import os
 import signal
