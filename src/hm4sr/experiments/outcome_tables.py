@@ -62,7 +62,10 @@ class Measured:
         models = self.outcome.definition.layout == "models"
         tables = [self._results(self.comparison, models)]
         beside = self._beside_paper(self.comparison) if models else None
-        tables += [table for table in (beside, self.comparison.significance()) if table]
+        tests = self.comparison.significance()
+        if tests and not models:
+            tests = replace(tests, title=f"{self.comparison.ours} against each other run")
+        tables += [table for table in (beside, tests) if table]
         if models:
             tables += self.comparison.by_segment()
         if len(self.outcome.definition.groups) == 1:
@@ -74,7 +77,7 @@ class Measured:
 
     @property
     def _heading(self) -> str:
-        return self.group.axis or self.group.name
+        return f"{self.group.name} ({self.group.axis})" if self.group.axis else self.group.name
 
     def _results(self, comparison: Comparison, models: bool) -> Table:
         """The comparison's table with a row for what was not run, and the difference to ours."""
