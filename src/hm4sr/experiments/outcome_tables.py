@@ -94,7 +94,11 @@ class Measured:
         header = ["Model" if models else "Run", *table.header[1:]]
         header += [f"{self.primary.title} against {beside}"] if beside else []
         rules = [len(shown)] if last else []
-        return replace(table, header=header, rows=[*shown, *last], rules=rules)
+        notes = list(table.notes)
+        missing = sum(line.label not in rows for line in self.lines)
+        if missing:
+            notes.append(f"{missing} of {len(self.lines)} lines were not run; nothing here is about them.")
+        return replace(table, header=header, rows=[*shown, *last], notes=notes, rules=rules)
 
     def _difference(self, label: str, ours: str) -> Cell:
         own, other = self.value(ours, self.primary)[0], self.value(label, self.primary)[0]
@@ -106,7 +110,9 @@ class Measured:
         table, dataset = comparison.beside_paper(), paper_dataset(self.facts.size)
         if table is None or dataset is None:
             return None
-        theirs = [f"{Metric.parse(m).title} {share:+.1%}" for m, share in paper_improvement(dataset).items()]
+        theirs = [
+            f"{Metric.parse(m).title} {100 * share:+.3g} %" for m, share in paper_improvement(dataset).items()
+        ]
         note = f"HM4SR over the best other model, as the paper has it: {', '.join(theirs)}."
         return replace(table, notes=[*table.notes, note])
 

@@ -187,7 +187,7 @@ def _draw_bars(ax: "Axes", panel: Panel) -> None:
         if point.value is None:
             ax.text(0, row, " not run", va="center", color=_DIM, fontstyle="italic")
             continue
-        error = {"xerr": point.spread, "ecolor": _INK, "capsize": 2} if point.spread else {}
+        error: dict[str, Any] = {"xerr": point.spread, "ecolor": _INK, "capsize": 2} if point.spread else {}
         ax.barh(row, point.value, 0.68, color=SERIES[0] if point.ours else SERIES[5], **error)
         end = point.value + (point.spread or 0)
         shift = (5, 0) if point.paper is None or abs(point.paper - end) > 0.12 * end else (9, 0)
