@@ -95,9 +95,9 @@ class Measured:
         header += [f"{self.primary.title} against {beside}"] if beside else []
         rules = [len(shown)] if last else []
         notes = list(table.notes)
-        missing = sum(line.label not in rows for line in self.lines)
-        if missing:
-            notes.append(f"{missing} of {len(self.lines)} lines were not run; nothing here is about them.")
+        absent = sum(line.label not in rows for line in self.lines)
+        if absent:
+            notes.append(f"{absent} of {len(self.lines)} lines were not run; nothing here is about them.")
         return replace(table, header=header, rows=[*shown, *last], notes=notes, rules=rules)
 
     def _difference(self, label: str, ours: str) -> Cell:
