@@ -24,7 +24,7 @@ from hm4sr.errors import UserError
 from hm4sr.evaluation.segments import target_facts
 from hm4sr.files import atomic_directory, hash_files, read_json, verify_files, write_json
 from hm4sr.training import run as run_folder
-from hm4sr.training.settings import Experiment
+from hm4sr.training.settings import DataConfig, Experiment
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ SPEED = "speed.json"
 DATASET = "dataset.json"
 TARGETS = "targets.parquet"
 LABELS = "labels.json"
+_CHANGES = ("train_users", "time_noise_days", "change_seed")
+"""Settings of the data that count only where they are not the default: runs from before they were there keep
+their names."""
 _PART: Part = "test"
 
 
@@ -49,7 +52,11 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         data: hashes of the data, as in data.json.
     """
     settings = {key: value for key, value in config.items() if key not in ("seed", "evaluate")}
-    settings["data"] = {key: value for key, value in config["data"].items() if key != "path"}
+    settings["data"] = {
+        key: value
+        for key, value in config["data"].items()
+        if key != "path" and (key not in _CHANGES or value != DataConfig.model_fields[key].default)
+    }
     settings["train"] = {
         key: value for key, value in config["train"].items() if key not in ("device", "threads", "compile")
     }

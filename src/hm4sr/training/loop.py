@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hm4sr.data.batches import TrainingBatches, TrainingWindows
-from hm4sr.data.dataset import Dataset
+from hm4sr.data.dataset import Dataset, EventLog
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
 from hm4sr.evaluation.ranking import RankedTargets
@@ -34,6 +34,7 @@ from hm4sr.runtime import (
 )
 from hm4sr.training.catalog import build_catalog
 from hm4sr.training.checkpoint import Progress, load_state, save_state, snapshot
+from hm4sr.training.events import learned_events, seen_events
 from hm4sr.training.feed import batches_on
 from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.parallel import (
@@ -119,7 +120,8 @@ def train(
     device = choose_device(local_device(settings.device))
     model = build_model(experiment, dataset, device)
     model.matmul_dtype = choose_precision(settings.precision, device)
-    batches = _training_batches(experiment, dataset, model)
+    seen = seen_events(dataset, experiment.data)
+    batches = _training_batches(experiment, dataset, seen, model)
     sampled = settings.loss == "sampled"
     model.negatives = settings.negatives if sampled else 0
     optimizer = Optimizer(
@@ -148,7 +150,7 @@ def train(
         )
         trained = time.perf_counter()
         with optimizer.averaged():
-            ranked = rank_events(model, dataset.events, judged, device)
+            ranked = rank_events(model, seen, judged, device)
         valid = summarise(ranked.ranks, experiment.evaluate.ks)
         if not valid:
             raise UserError(f"{dataset.path} has no validation targets: prepare it with longer histories.")
@@ -173,21 +175,24 @@ def train(
     model.load_state_dict(best)
     spread_weights(model)
     model.eval()
-    ranks = {part: rank_part(model, dataset.events, part, device) for part in ("valid", "test")}
+    ranks = {part: rank_part(model, seen, part, device) for part in ("valid", "test")}
     return TrainedModel(model, progress, ranks, _report(experiment, dataset, model, progress, ranks))
 
 
-def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecModel) -> TrainingBatches:
+def _training_batches(
+    experiment: Experiment, dataset: Dataset, seen: EventLog, model: SeqRecModel
+) -> TrainingBatches:
     parallel = experiment.train.parallel
+    log = learned_events(seen, experiment.data)
     windows = TrainingWindows(
-        dataset.events,
+        log,
         experiment.data.max_length,
         model.parallel if parallel is None else parallel,
         experiment.data.window_context,
     )
     if not len(windows):
         raise UserError(f"{dataset.path} has no training targets: prepare it with longer histories.")
-    return TrainingBatches(dataset.events, windows, experiment.train.batch_targets)
+    return TrainingBatches(log, windows, experiment.train.batch_targets)
 
 
 def _start_alike(model: SeqRecModel, optimizer: Optimizer, progress: Progress) -> Progress:
