@@ -1,0 +1,57 @@
+"""Licences of everything that `constraints.txt` pins: `python -m tools.licences` writes docs/licences.md."""
+
+import re
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "licences.md"
+_HEAD = """# Licences of dependencies
+
+HM4SR is under the MIT licence. It contains no code of other projects; it is used together with these, which
+`make install` fetches, as far as an extra asks for them. Made by `python -m tools.licences` from what the packages
+themselves declare, for the versions in `constraints.txt`.
+
+| package | licence as declared |
+|---|---|
+"""
+_LONGEST = 60
+"""A longer text is the licence itself in the place of its name."""
+
+
+def pinned() -> list[str]:
+    """Names in the constraints."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line.partition("==")[0] for line in lines if "==" in line]
+
+
+def licence(package: Distribution) -> str:
+    """What a package declares: an expression, a short text, or its classifiers."""
+    declared = package.metadata
+    if expression := declared.get("License-Expression"):
+        return str(expression)
+    classifiers = [
+        line.split(" :: ")[-1]
+        for line in declared.get_all("Classifier") or []
+        if line.startswith("License ::") and not line.endswith("OSI Approved")
+    ]
+    if classifiers:
+        return ", ".join(sorted(set(classifiers)))
+    text = " ".join(str(declared.get("License") or "").split())
+    return text if 0 < len(text) <= _LONGEST else "see the package"
+
+
+def page() -> str:
+    """The page; a package that is not installed keeps its line."""
+    kept = dict(re.findall(r"^\| (\S+) \| (.+) \|$", PAGE.read_text() if PAGE.is_file() else "", re.MULTILINE))
+    rows = []
+    for name in pinned():
+        try:
+            rows.append(f"| {name} | {licence(distribution(name))} |")
+        except PackageNotFoundError:
+            rows.append(f"| {name} | {kept.get(name, 'not installed where this was made')} |")
+    return _HEAD + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
