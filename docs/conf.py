@@ -1,4 +1,4 @@
-"""How the pages become a site: `make docs`. Nothing is loaded from elsewhere, in the build or in the pages."""
+"""How the pages become a site: `make docs`. Neither the build nor a page loads anything from elsewhere."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ _PLACEHOLDER = "other-pages"
 
 
 def _list_other_pages(app: object, page: str, source: list[str]) -> None:
-    """Put the pages that nobody has listed into the list at the end, so that a new page only has to be there."""
+    """List the pages that nobody has listed at the end: a new page only has to be there."""
     if page == "index":
         pages = sorted(str(file.relative_to(DOCS).with_suffix("")) for file in DOCS.rglob("*.md"))
         listed = {word for line in source[0].splitlines() for word in line.split() if len(line.split()) == 1}

@@ -12,7 +12,7 @@ _PRIVATE_ROOMS = ("cli", "experiments/page_style")
 
 
 def listing() -> str:
-    """One line for each public name: read from the source, so that nothing has to be installed or imported."""
+    """One line for each public name, read from the source: nothing has to be installed or imported."""
     lines: list[str] = []
     for file in sorted(PACKAGE.rglob("*.py")):
         place = file.relative_to(PACKAGE).with_suffix("").as_posix()

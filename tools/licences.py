@@ -9,8 +9,8 @@ PAGE = ROOT / "docs" / "licences.md"
 _HEAD = """# Licences of dependencies
 
 HM4SR is under the MIT licence. It contains no code of other projects; it is used together with these, which
-`make install` fetches, as far as an extra asks for them. Made by `python -m tools.licences` from what the packages
-themselves declare, for the versions in `constraints.txt`.
+`make install` fetches, as far as an extra asks for them. Made by `python -m tools.licences` from what the
+packages themselves declare, for the versions in `constraints.txt`.
 
 | package | licence as declared |
 |---|---|
@@ -43,7 +43,9 @@ def licence(package: Distribution) -> str:
 
 def page() -> str:
     """The page; a package that is not installed keeps its line."""
-    kept = dict(re.findall(r"^\| (\S+) \| (.+) \|$", PAGE.read_text() if PAGE.is_file() else "", re.MULTILINE))
+    kept = dict(
+        re.findall(r"^\| (\S+) \| (.+) \|$", PAGE.read_text() if PAGE.is_file() else "", re.MULTILINE)
+    )
     rows = []
     for name in pinned():
         try:

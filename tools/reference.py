@@ -25,7 +25,9 @@ _TITLES = {
 }
 
 
-def commands(group: click.Group = cli, path: tuple[str, ...] = ("hm4sr",)) -> Iterator[tuple[str, click.Command]]:
+def commands(
+    group: click.Group = cli, path: tuple[str, ...] = ("hm4sr",)
+) -> Iterator[tuple[str, click.Command]]:
     """Every command with its full name, groups before what is in them."""
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -130,7 +132,9 @@ def _rows(cls: type[Config], prefix: str) -> Iterator[str]:
         if inner:
             yield from _rows(inner, f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+        default = (
+            "required" if field.is_required() else f"`{_plain(field.get_default(call_default_factory=True))}`"
+        )
         limits = [str(limit) for limit in field.metadata if type(limit).__name__ in ("Ge", "Gt", "Le", "Lt")]
         kind = _kind(field.annotation) + "".join(f", {_limit(limit)}" for limit in limits)
         yield f"| `{prefix}{name}` | {_cell(kind)} | {_cell(default)} | {_cell(field.description or '')} |"
@@ -155,9 +159,13 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(arguments[0])}"
     if origin is dict:
         return f"table of {_kind(arguments[1])}"
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path"}.get(
-        getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation))
-    )
+    return {
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "true or false",
+        "Path": "path",
+    }.get(getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation)))
 
 
 def _plain(value: Any) -> str:
