@@ -1,5 +1,6 @@
 """Pages of every command and every setting, from click and pydantic: `python -m tools.reference FOLDER`."""
 
+import inspect
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -18,6 +19,7 @@ from hm4sr.models.base import ModelConfig
 from hm4sr.serving.http.settings import ServeConfig
 from hm4sr.training.settings import Experiment
 
+_AS_IT_IS = "(as it is)"
 _FIRST = (Experiment, ServeConfig)
 _TITLES = {
     "Experiment": "A run: `hm4sr train`, `compare` and `tune`",
@@ -58,9 +60,9 @@ def commands_page() -> str:
 def _prose(text: str) -> str:
     """Help as Markdown: what click is told not to wrap is code."""
     parts = []
-    for paragraph in text.replace("\r", "").split("\n\n"):
-        if paragraph.startswith("\b"):
-            parts.append("```text\n" + paragraph.removeprefix("\b\n") + "\n```")
+    for paragraph in inspect.cleandoc(text.replace("\b\n", f"{_AS_IT_IS}\n")).split("\n\n"):
+        if paragraph.startswith(_AS_IT_IS):
+            parts.append("```text\n" + inspect.cleandoc(paragraph.removeprefix(_AS_IT_IS)) + "\n```")
         else:
             parts.append(" ".join(paragraph.split()))
     return "\n\n".join(parts)
