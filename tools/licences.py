@@ -19,10 +19,10 @@ _LONGEST = 60
 """A longer text is the licence itself in the place of its name."""
 
 
-def pinned() -> list[str]:
-    """Names in the constraints."""
+def pinned() -> dict[str, str]:
+    """Names in the constraints, and their versions."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return [line.partition("==")[0] for line in lines if "==" in line]
+    return dict(line.split("==") for line in lines if "==" in line)
 
 
 def licence(package: Distribution) -> str:
@@ -42,16 +42,19 @@ def licence(package: Distribution) -> str:
 
 
 def page() -> str:
-    """The page; a package that is not installed keeps its line."""
+    """The page; a package that is not installed in the pinned version keeps its line."""
     kept = dict(
         re.findall(r"^\| (\S+) \| (.+) \|$", PAGE.read_text() if PAGE.is_file() else "", re.MULTILINE)
     )
     rows = []
-    for name in pinned():
+    for name, version in pinned().items():
         try:
-            rows.append(f"| {name} | {licence(distribution(name))} |")
+            package = distribution(name)
+            here = package.version.partition("+")[0] == version  # torch adds what it was built for
         except PackageNotFoundError:
-            rows.append(f"| {name} | {kept.get(name, 'not installed where this was made')} |")
+            here = False
+        told = licence(package) if here else kept.get(name, "not installed where this was made")
+        rows.append(f"| {name} | {told} |")
     return _HEAD + "\n".join(rows) + "\n"
 
 

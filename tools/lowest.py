@@ -13,7 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("features", "tune", "faiss", "export", "distributed", "serve")
 _KEPT = ("torch",)
-_TOOLS = ("beartype", "hypothesis", "ir-measures", "pytest", "pytest-benchmark", "pytest-xdist", "scipy")
+_TOOLS = (
+    *("beartype", "hypothesis", "import-linter", "ir-measures", "pytest", "pytest-benchmark", "pytest-xdist"),
+    *("scipy", "httpx"),  # the second is what an older starlette asks services with in tests
+)
 """What the tests need beside the package."""
 
 

@@ -169,6 +169,8 @@ def test_both_dates_in_place_of_both_shares():
     seconds = np.arange(100)
     dates = [datetime(1970, 1, 1, 0, 0, second, tzinfo=UTC) for second in (20, 50)]
     assert choose_moments(seconds, 0.1, 0.1, *dates) == Moments(20, 50)
+    with pytest.raises(UserError, match="leaves a part empty"):
+        choose_moments(seconds, 0.1, 0.1, dates[0], dates[0])
 
 
 def test_cold_events_are_counted_once():

@@ -89,4 +89,4 @@ def test_the_public_interface_is_as_recorded():
 def test_the_licences_are_those_of_the_constraints():
     assert licences.PAGE.read_text() == licences.page(), "`make snapshots`"
     names = re.findall(r"^\| (\S+) \|", licences.page(), re.MULTILINE)
-    assert licences.pinned() == [name for name in names if name not in ("package", "---", "|---|---|")]
+    assert list(licences.pinned()) == [name for name in names if name not in ("package", "---", "|---|---|")]
