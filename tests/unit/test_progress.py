@@ -11,11 +11,17 @@ from hm4sr.errors import UserError
 from hm4sr.progress import Progress, show_progress, track
 
 
-@pytest.fixture
-def shown() -> Iterator[None]:
-    show_progress(True)
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Other tests call commands in this process, which switch progress on."""
+    show_progress(False)
     yield
     show_progress(False)
+
+
+@pytest.fixture
+def shown(quiet: None) -> None:
+    show_progress(True)
 
 
 @pytest.fixture

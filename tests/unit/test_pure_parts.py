@@ -204,6 +204,8 @@ def test_ends_of_histories_and_the_description():
         "valid_end": [2, 2, 0],
     }
     assert {counts.dtype for counts in ends.values()} == {np.dtype("int64")}
+    nobody = history_ends(np.zeros(0, np.int32), np.zeros(0, np.int8))
+    assert {name: len(counts) for name, counts in nobody.items()} == dict.fromkeys(ends, 0)
     assert describe_split(parts, None) == {"events_in": {"train": 3, "valid": 1, "test": 2}}
     told = describe_split(parts[:2], Moments(60, 3600))
     assert told["events_in"] == {"train": 1, "valid": 1, "test": 0}
