@@ -15,7 +15,7 @@ EXTRAS = ("features", "tune", "faiss", "export", "distributed", "serve")
 _KEPT = ("torch",)
 _TOOLS = (
     *("beartype", "hypothesis", "import-linter", "ir-measures", "pytest", "pytest-benchmark", "pytest-xdist"),
-    *("scipy", "httpx"),  # the second is what an older starlette asks services with in tests
+    *("scipy", "httpx>=0.28"),  # the second is what an older starlette asks services with in tests
 )
 """What the tests need beside the package."""
 

@@ -11,9 +11,11 @@ from test_training import make_dataset
 from hm4sr.config import read_toml, to_toml
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
+from hm4sr.experiments import launch
 from hm4sr.experiments import trial as trial_module
 from hm4sr.experiments.space import Space, placed, point_key
 from hm4sr.experiments.tune import Search
+from hm4sr.training.checkpoint import saved_states
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
 
@@ -217,6 +219,28 @@ def test_several_processes_try_the_same_points_with_the_same_scores(dataset, tmp
     assert len(list((tmp_path / "beside" / "trials").glob("*.log"))) == 3
     best = [read_toml(tmp_path / folder / "best.toml") for folder in ("alone", "beside")]
     assert best[0] == best[1]
+
+
+def test_several_interrupted_processes_go_on_after_their_last_epochs(dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path, RATES)
+    base, out = base_of(dataset, epochs=40, patience=40), tmp_path / "out"
+    real = launch.wait
+
+    def interrupted(pending: Any, **options: Any) -> Any:
+        states = (out / "states").glob("*")
+        if sum(bool(saved_states(state)) for state in states) == 2:
+            raise KeyboardInterrupt
+        return real(pending, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Search(base, "base.toml", space, out, "grid", "none").run(2, workers=2)
+    begun = {state.name for state in (out / "states").iterdir()}
+    trials = Search(base, "base.toml", space, out, "grid", "none").run(2, workers=2)
+    assert [trial.epochs for trial in trials] == [40, 40]
+    logs = [file.read_text() for file in sorted((out / "trials").glob("*.log"))]
+    assert sum("resumed after epoch" in log for log in logs) == len(begun) == 2
 
 
 def test_a_process_that_fails_ends_the_search_and_its_trial_is_tried_again(dataset, tmp_path, monkeypatch):
