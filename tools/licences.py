@@ -28,8 +28,8 @@ def pinned() -> dict[str, str]:
 def licence(package: Distribution) -> str:
     """What a package declares: an expression, a short text, or its classifiers."""
     declared = package.metadata
-    if expression := declared.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in declared:
+        return str(declared["License-Expression"])
     classifiers = [
         line.split(" :: ")[-1]
         for line in declared.get_all("Classifier") or []
@@ -37,7 +37,7 @@ def licence(package: Distribution) -> str:
     ]
     if classifiers:
         return ", ".join(sorted(set(classifiers)))
-    text = " ".join(str(declared.get("License") or "").split())
+    text = " ".join(str(declared["License"]).split()) if "License" in declared else ""
     return text if 0 < len(text) <= _LONGEST else "see the package"
 
 

@@ -50,7 +50,8 @@ def connect(address: str | None, workers: int) -> None:
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"no Ray cluster answers at {address}: check --address, or leave it out to use this machine."
+            f"no Ray cluster answers at {address}, or it asks for another token: check --address and "
+            "RAY_AUTH_TOKEN, or leave --address out to use this machine."
         ) from error
 
 
