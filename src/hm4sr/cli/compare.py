@@ -40,6 +40,10 @@ from hm4sr.errors import UserError
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side."
 )
 @click.option(
+    "--address",
+    help="Train on a running Ray cluster (HOST:PORT; auto finds the one of this machine, local starts one).",
+)
+@click.option(
     "--ours", help="The model whose rivals the others are [default: the first; without CONFIG HM4SR]."
 )
 @click.option(
@@ -79,6 +83,7 @@ def command(
     dataset: str | None,
     no_train: bool,
     workers: int,
+    address: str | None,
     ours: str | None,
     primary: str,
     ks: tuple[int, ...],
@@ -120,7 +125,7 @@ def command(
         shelf = Shelf(runs, reports)
         data = expect_one_dataset(entries, shelf)
         records = obtain_in_two_rounds(
-            entries, seeds, finalists, final_seeds, metric, shelf, workers, not no_train
+            entries, seeds, finalists, final_seeds, metric, shelf, workers, not no_train, address
         )
         ks = ks or entries[0].experiment.evaluate.ks
     else:

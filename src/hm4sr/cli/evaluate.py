@@ -8,7 +8,9 @@ import click
 @click.command("evaluate")
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The prepared data set, if it has moved.")
-@click.option("--part", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@click.option(
+    "--part", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Targets to rank."
+)
 @click.option(
     "-k",
     "ks",
