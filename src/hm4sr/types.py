@@ -111,6 +111,8 @@ class SeqBatch:
         lengths: number of real events of each row.
         targets: the item to predict after each position; 0 where there is nothing to learn.
         users: row number of the user, or -1 for somebody unknown.
+        asked: when the question after each position is asked, in seconds since 1970: the moment of the
+            target, or that for which a recommendation is wanted. None stands for the moment of the event.
     """
 
     items: Int[Tensor, "B L"]
@@ -118,6 +120,7 @@ class SeqBatch:
     lengths: Int[Tensor, "B"]
     targets: Int[Tensor, "B L"]
     users: Int[Tensor, "B"]
+    asked: Int[Tensor, "B L"] | None = None
 
     @property
     def valid(self) -> Bool[Tensor, "B L"]:
@@ -159,7 +162,8 @@ class SeqBatch:
 
     def _each(self, change: Callable[[Tensor], Tensor], places: bool) -> "SeqBatch":
         """Change all tensors; with `places` those of targets and events too, which are found before."""
-        changed = SeqBatch(*(change(getattr(self, name)) for name in self.__dataclass_fields__))
+        tensors = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        changed = SeqBatch(**{name: change(x) for name, x in tensors.items() if x is not None})
         if places:
             changed.__dict__["target_places"] = change(self.target_places)
             changed.__dict__["event_places"] = change(self.event_places)

@@ -104,7 +104,10 @@ def history_windows(log: EventLog, targets: NDArray[np.int64], max_length: int) 
 
 
 def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
-    """Gather windows into padded tensors; the target of a position is the event after it."""
+    """Gather windows into padded tensors; the target of a position is the event after it.
+
+    The question is asked at the moment of the target.
+    """
     width = windows.width or int(windows.lengths.max(initial=1))
     position = np.arange(width)
     real = position < windows.lengths[:, None]
@@ -117,6 +120,7 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
         lengths=torch.from_numpy(windows.lengths),
         targets=torch.from_numpy(np.where(learned, log.items[next_index], 0).astype(np.int64)),
         users=torch.from_numpy(windows.users),
+        asked=torch.from_numpy(log.times[np.where(real, next_index, index)]),
     )
 
 

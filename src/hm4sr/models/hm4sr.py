@@ -1,6 +1,6 @@
 """HM4SR: hierarchical time-aware mixture of experts (Zhang et al., WWW 2025)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -184,13 +184,28 @@ class HM4SR(SeqRecModel):
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
-        return torch.cat([self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)], dim=-1)
+        hidden = [self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)]
+        return self.ask(torch.cat(hidden, dim=-1), batch, lambda moments: moments)
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
         parts = enumerate(self.modalities)
-        return torch.cat([self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts], dim=1)
+        hidden = [self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts]
+        newest = (batch.lengths - 1)[:, None]
+        return self.ask(torch.cat(hidden, dim=1), batch, lambda moments: moments.gather(1, newest)[:, 0])
+
+    def ask(
+        self, hidden: Float[Tensor, "*N Q"], batch: SeqBatch, place: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "*N Q"]:
+        """Room for what the moment of the question says, of which HM4SR as published knows nothing.
+
+        Args:
+            hidden: vectors of histories.
+            batch: where they come from.
+            place: picks what belongs to them from one value a position (B x L).
+        """
+        return hidden
 
     def _encoder(self, name: str) -> SequenceEncoder:
         encoder = self.encoders[name]
@@ -240,7 +255,8 @@ class HM4SR(SeqRecModel):
         with self.mixed_precision():
             x, time = self._mix_experts(seen, batch)
             hidden, twins = self._encode_twice(x, time, batch)
-        terms = {"main": self.main_loss(torch.cat(hidden, dim=1), view, c.score_padding)}
+        asked = self.ask(torch.cat(hidden, dim=1), batch, batch.at_targets)
+        terms = {"main": self.main_loss(asked, view, c.score_padding)}
         if self.category_head is not None:
             logits = self.category_head(batch.at_events(seen))
             categories = F.embedding(batch.at_events(batch.items), self.categories)
