@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check bench lint clean
+.PHONY: install demo test check bench lint docs coverage mutate lowest snapshots clean
 
 install: $(VENV)/.installed
 
@@ -29,9 +29,33 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+# The tests of `make test`, commands that they start counted: 90 % of lines, 80 % of branches.
+coverage: install
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov --cov-report=
+	$(BIN)/python -m tools.coverage --lines 90 --branches 80
+
+# Small changes to metrics, splits and losses: how many of them a test notices. About ten minutes.
+mutate: install
+	rm -rf mutants
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
+	$(BIN)/python -m mutmut results
+
+# The quick tests with the lowest versions that pyproject.toml allows; torch stays as pinned.
+lowest: install
+	$(BIN)/python -m tools.lowest .lowest
+
+snapshots: install
+	$(BIN)/python -m tools.api
+	$(BIN)/python -m tools.licences
+
 bench: install
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m pytest benchmarks -m '' --benchmark-columns=min,median,rounds
 
 clean:
-	rm -rf $(VENV) demo build dist src/*.egg-info
+	rm -rf $(VENV) demo build dist docs/_build docs/reference mutants .lowest src/*.egg-info

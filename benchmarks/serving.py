@@ -62,7 +62,7 @@ def timings(model: str, data: Path, requests: int, index: IndexConfig | None) ->
     ready = time.perf_counter() - started
     rng = np.random.default_rng(1)
     ids = recommender.served.shelf.ids
-    first = dataset.clock().first
+    first = dataset.events.clock().first
     histories = [
         [(ids[item], first + 86_400 * day) for day, item in enumerate(rng.integers(0, len(ids), EVENTS))]
         for _ in range(requests)

@@ -6,14 +6,16 @@ Dimension letters, used in every signature of the project:
     M modalities, ID included K experts                    C categories
     N prediction targets in a batch                        F width of a frozen feature
     J blocks of a frozen encoder                           T training events
+    E real events in a batch
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -109,6 +111,8 @@ class SeqBatch:
         lengths: number of real events of each row.
         targets: the item to predict after each position; 0 where there is nothing to learn.
         users: row number of the user, or -1 for somebody unknown.
+        asked: when the question after each position is asked, in seconds since 1970: the moment of the
+            target, or that for which a recommendation is wanted. None stands for the moment of the event.
     """
 
     items: Int[Tensor, "B L"]
@@ -116,14 +120,51 @@ class SeqBatch:
     lengths: Int[Tensor, "B"]
     targets: Int[Tensor, "B L"]
     users: Int[Tensor, "B"]
+    asked: Int[Tensor, "B L"] | None = None
 
     @property
     def valid(self) -> Bool[Tensor, "B L"]:
         """True at real events."""
         return self.items > 0
 
+    @cached_property
+    def target_places(self) -> Int[Tensor, "N"]:
+        """Where the targets stand in the flattened batch.
+
+        Known by number, they are gathered without asking a GPU how many there are, as a mask would.
+        """
+        return self.targets.flatten().nonzero().squeeze(1)
+
+    @cached_property
+    def event_places(self) -> Int[Tensor, "E"]:
+        """Where the real events stand in the flattened batch."""
+        return self.items.flatten().nonzero().squeeze(1)
+
+    def at_targets(self, values: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "N ..."]:
+        """What stands at the positions that have a target, row by row."""
+        return values.flatten(0, 1).index_select(0, self.target_places)
+
+    def at_events(self, values: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "E ..."]:
+        """What stands at the real events, row by row."""
+        return values.flatten(0, 1).index_select(0, self.event_places)
+
+    def pinned(self) -> "SeqBatch":
+        """The same batch, places of targets and events included, in memory that a GPU reads by itself."""
+        return self._each(lambda tensor: tensor.pin_memory(), True)
+
     def to(self, device: torch.device) -> "SeqBatch":
         """The same batch on another device, copied without waiting."""
-        return SeqBatch(
-            *(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__)
+        if self.items.device == device:
+            return self
+        return self._each(
+            lambda tensor: tensor.to(device, non_blocking=True), self.items.device.type == "cpu"
         )
+
+    def _each(self, change: Callable[[Tensor], Tensor], places: bool) -> "SeqBatch":
+        """Change all tensors; with `places` those of targets and events too, which are found before."""
+        tensors = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        changed = SeqBatch(**{name: change(x) for name, x in tensors.items() if x is not None})
+        if places:
+            changed.__dict__["target_places"] = change(self.target_places)
+            changed.__dict__["event_places"] = change(self.event_places)
+        return changed

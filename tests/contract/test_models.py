@@ -61,7 +61,7 @@ A cosine over tau = 0.07 spreads widely from the start (see the test of its vari
 history itself, which the model's input carries to its output, are near +14.
 """
 
-ID_TOO = {"hm4sr", "nova"}
+ID_TOO = {"hm4sr", "hm4sr-plus", "nova"}
 """Multi-modal models that run on IDs alone."""
 
 COSINES = {"m3srec": 1, "missrec": 3, "tedrec": 1, "unisrec": 1}

@@ -1,6 +1,8 @@
 """Comparing and searching as a stranger would, through the command line."""
 
 import csv
+import fcntl
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import pytest
 from test_main_job import run
 
 from hm4sr.features.synthetic import SyntheticConfig, synthesize
+from hm4sr.files import sha256
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +117,67 @@ def test_ctrl_c_keeps_what_is_finished_and_a_repeat_continues(folder: Path) -> N
     assert f"resumed after epoch {int(state.name[-5:])}" in done.stdout
     assert "1 of 2 runs are to be trained" in done.stdout
     assert finished.stat().st_mtime_ns == before
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_cluster_gives_what_one_process_gives(folder: Path) -> None:
+    configs = (folder / "hm4sr.toml", folder / "sasrec.toml")
+    settings = ("--set", "train.threads=1", "--seeds", "1,2")
+    assert run("compare", *configs, *settings, "--runs", folder / "here", "--out", folder / "o") == 0
+    cluster = ("--workers", 2, "--address", "local", "--runs", folder / "there")
+    assert run("compare", *configs, *settings, *cluster, "--out", folder / "o") == 0
+    names = sorted(path.parent.name for path in (folder / "here").glob("*/manifest.json"))
+    assert len(names) == 4
+    assert sorted(path.parent.name for path in (folder / "there").glob("*/manifest.json")) == names
+    for name in names:
+        for file in ("model.safetensors", "ranks.parquet"):
+            assert sha256(folder / "here" / name / file) == sha256(folder / "there" / name / file)
+    space = ("--space", folder / "space.toml", "--pruner", "none", "--sampler", "grid")
+    options = (*space, "--set", "train.threads=1", "--trials", 2)
+    assert run("tune", folder / "sasrec.toml", *options, "--out", folder / "alone") == 0
+    assert run("tune", folder / "sasrec.toml", *options, *cluster[:4], "--out", folder / "beside") == 0
+    rows = []
+    for place in ("alone", "beside"):
+        with (folder / place / "trials.csv").open() as stream:
+            found = list(csv.DictReader(stream))
+        rows.append({(row["model.dropout"], row["ndcg@20"], row["epochs"]) for row in found})
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 2
+
+
+@pytest.mark.slow
+@needs_ray
+def test_ctrl_c_ends_the_tasks_of_a_cluster_and_a_repeat_continues(folder: Path) -> None:
+    runs = folder / "cut"
+    command = [sys.executable, "-m", "hm4sr.cli", "compare", "sasrec.toml", "hm4sr.toml", "--runs", str(runs)]
+    command += ["--set", "train.epochs=400", "--set", "train.patience=400", "--out", "late"]
+    cluster = ["--workers", "2", "--address", "local"]
+    process = subprocess.Popen([*command, *cluster], cwd=folder, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(list(runs.glob("*/resume/epoch-*/manifest.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    # The processes have stopped: their locks are free.
+    locks = list((runs / ".locks").iterdir())
+    assert len(locks) == 2
+    for lock in locks:
+        with lock.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    states = {path.parent.parent.name: int(path.name[-5:]) for path in runs.glob("*/resume/epoch-*")}
+    assert len(states) == 2
+    process = subprocess.Popen([*command, *cluster], cwd=folder, stdout=subprocess.DEVNULL)
+    for name, epoch in states.items():
+        log = runs / f"{name}.log"
+        while f"resumed after epoch {epoch}" not in log.read_text():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130

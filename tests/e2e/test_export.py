@@ -35,7 +35,7 @@ QUESTIONS = [
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     add_features(make_dataset(folder / "data"))
-    for name in ("hm4sr", "sasrec"):
+    for name in ("hm4sr", "hm4sr-plus", "sasrec"):
         make_run(folder / name, Dataset.open(folder / "data"), name)
         export_onnx(folder / name, folder / f"onnx-{name}")
     return folder
@@ -55,7 +55,7 @@ def export(shop, monkeypatch, capsys):
     return call
 
 
-@pytest.mark.parametrize("name", ["hm4sr", "sasrec"])
+@pytest.mark.parametrize("name", ["hm4sr", "hm4sr-plus", "sasrec"])
 def test_an_export_answers_as_the_model_does(shop, name):
     ours, theirs = Recommender.load(shop / name), OnnxRecommender.load(shop / f"onnx-{name}")
     questions = [*QUESTIONS, {"histories": [ours.history(user) for user in USERS], "k": 20}]

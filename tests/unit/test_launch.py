@@ -1,6 +1,7 @@
 """Runs in processes of their own; a shell script plays the part of `hm4sr train`."""
 
 import fcntl
+import importlib.util
 import os
 import threading
 import time
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from hm4sr import __version__
 from hm4sr.errors import UserError
 from hm4sr.experiments import launch
-from hm4sr.experiments.launch import Job, run_jobs
+from hm4sr.experiments.distributed import run_there
+from hm4sr.experiments.launch import Job, Training, run_jobs
 from hm4sr.training.settings import Experiment
 
 # Called as SCRIPT -m hm4sr.cli train CONFIG --out FOLDER [--resume].
@@ -118,6 +121,35 @@ def test_what_has_whole_epochs_is_resumed(tmp_path):
     run_jobs([job(tmp_path, "a"), job(tmp_path, "b")], 1, lambda path: None)
     assert (tmp_path / "seen" / "a").read_text().strip().endswith("--resume")
     assert not (tmp_path / "seen" / "b").read_text().strip().endswith("--resume")
+
+
+def test_an_error_of_the_caller_ends_the_processes_too(tmp_path):
+    def broken(path: Path) -> None:
+        wait_for(tmp_path / "waits" / "pid")
+        raise OSError("no space is left")
+
+    with pytest.raises(OSError, match="no space"):
+        run_jobs([job(tmp_path, "waits"), job(tmp_path, "b")], 2, broken)
+    assert not is_alive(int((tmp_path / "waits" / "pid").read_text()))
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find(name))
+    with pytest.raises(UserError, match=r"--address needs ray: .*'hm4sr\[distributed\]'"):
+        run_jobs([job(tmp_path, "a")], 2, lambda path: None, "auto")
+
+
+def test_a_machine_that_is_not_like_this_one_says_so(tmp_path):
+    (tmp_path / ".locks").mkdir()
+    here = str(Path.cwd())
+    task = Training(job(tmp_path, "a"))
+    assert "instead of 0.0.0: install the same" in str(run_there(task, 1, here, "0.0.0"))
+    assert "nowhere is not there on" in str(run_there(task, 1, str(tmp_path / "nowhere"), __version__))
+    apart = Training(job(tmp_path / "private", "a"))
+    assert "all machines must share it" in str(run_there(apart, 1, here, __version__))
+    assert run_there(task, 3, here, __version__) is None
+    assert (tmp_path / "a" / "threads").read_text().strip() == "3"
 
 
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path, caplog):

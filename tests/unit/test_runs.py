@@ -39,7 +39,7 @@ def trained(monkeypatch) -> list[str]:
     """Runs are trained in this process; the list tells which."""
     names: list[str] = []
 
-    def run_jobs(jobs: list[Job], workers: int, on_finished: Any) -> None:
+    def run_jobs(jobs: list[Job], workers: int, on_finished: Any, address: str | None) -> None:
         for job in jobs:
             names.append(job.path.name + ("+" if job.resume else ""))
             train_run(job.experiment, job.path, resume=job.resume)

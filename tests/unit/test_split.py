@@ -160,7 +160,7 @@ def test_a_run_on_a_global_split_ranks_every_target_that_has_a_history(make, tmp
 def test_what_a_data_set_says_about_training_uses_the_train_part_alone(make):
     data = make(ROWS, **GLOBAL, cold_users="keep", cold_items="keep")
     assert data.events.train_counts(data.num_items).tolist() == [0, 2, 2, 0]
-    clock = data.clock()
+    clock = data.events.clock()
     assert (clock.first, clock.last, clock.largest_gap) == (START, START + 3 * DAY, DAY)
     assert data.events.train_mask().tolist() == [True, True, False, False, True, True, False, False, False]
 

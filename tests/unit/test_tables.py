@@ -64,6 +64,7 @@ def test_latex_escapes():
     assert escape_latex("50% & a_b #1 $x$ {y}") == r"50\% \& a\_b \#1 \$x\$ \{y\}"
     assert escape_latex(r"\z ~^") == r"\textbackslash{}z \textasciitilde{}\textasciicircum{}"
     assert escape_latex("1 ± 2†") == r"1 $\pm$ 2$\dagger$"
+    assert escape_latex("λ2, β") == r"$\lambda$2, $\beta$"
 
 
 def test_latex_is_balanced_and_marks(table):

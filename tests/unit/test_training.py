@@ -1,6 +1,9 @@
 """Training runs: the best epoch is kept, runs repeat to the byte, and damage is refused."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hm4sr.config import to_toml
 from hm4sr.data.dataset import Dataset, save_dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
@@ -378,3 +382,17 @@ def test_weights_are_plain_tensors(run):
     weights = load_file(run.path / "model.safetensors")
     assert "items.weight" in weights
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_losses_learn_the_same(dataset, tmp_path):
+    """In a process of its own: shapes in signatures are not enforced there, which cannot be compiled."""
+    plain = train(experiment_on(dataset, "sasrec", epochs=1), dataset)
+    experiment = experiment_on(dataset, "sasrec", epochs=1, compile=True)
+    config = tmp_path / "config.toml"
+    config.write_text(to_toml(experiment.resolved()), encoding="utf-8")
+    command = [sys.executable, "-m", "hm4sr.cli", "train", str(config), "--out", str(tmp_path / "run")]
+    subprocess.run(command, check=True, capture_output=True)
+    losses = Run.open(tmp_path / "run").metrics()[0]["losses"]
+    assert losses == pytest.approx(plain.progress.metrics[0]["losses"], rel=1e-3, abs=1e-3)

@@ -11,9 +11,11 @@ from test_training import make_dataset
 from hm4sr.config import read_toml, to_toml
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
-from hm4sr.experiments import tune
+from hm4sr.experiments import launch
+from hm4sr.experiments import trial as trial_module
 from hm4sr.experiments.space import Space, placed, point_key
 from hm4sr.experiments.tune import Search
+from hm4sr.training.checkpoint import saved_states
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
 
@@ -62,7 +64,7 @@ def test_the_winner_is_an_ordinary_configuration_with_the_best_validation_score(
 def test_no_point_is_tried_twice(dataset, tmp_path, sampler, monkeypatch):
     tried = []
     monkeypatch.setattr(
-        tune, "train", fake_training(tried, lambda experiment: [experiment.train.learning_rate])
+        trial_module, "train", fake_training(tried, lambda experiment: [experiment.train.learning_rate])
     )
     space = space_of(tmp_path, '"train.learning_rate" = [0.1, 0.2, 0.3]\n"model.dropout" = [0.1, 0.3]\n')
     search = Search(base_of(dataset, learning_rate=0.3), "base.toml", space, tmp_path / "out", sampler)
@@ -89,7 +91,7 @@ def fake_training(tried: list[Experiment], scores: Any) -> Any:
 def test_an_interrupted_search_goes_on_with_the_same_trial(dataset, tmp_path, monkeypatch):
     space = space_of(tmp_path, RATES)
     search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", pruner="none")
-    real, calls = tune.train, []
+    real, calls = trial_module.train, []
 
     def interrupted(experiment, dataset, folder, resume, on_epoch):
         def stop(row: dict[str, Any]) -> None:
@@ -99,7 +101,7 @@ def test_an_interrupted_search_goes_on_with_the_same_trial(dataset, tmp_path, mo
         calls.append((experiment.train.learning_rate, resume))
         return real(experiment, dataset, folder, resume, stop if len(calls) == 2 else on_epoch)
 
-    monkeypatch.setattr(tune, "train", interrupted)
+    monkeypatch.setattr(trial_module, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         search.run(3)
     assert (tmp_path / "out" / "best.toml").is_file(), "what was finished can be used"
@@ -119,8 +121,8 @@ def test_hopeless_trials_are_pruned_and_cannot_win(dataset, tmp_path, monkeypatc
         good = experiment.model["dropout"] < 0.5
         return [0.1] * 20 if good else [0.01] * 10 + [0.9] * 10
 
-    monkeypatch.setattr(tune, "train", fake_training([], scores))
-    monkeypatch.setattr(tune, "_STARTUP_TRIALS", 1)
+    monkeypatch.setattr(trial_module, "train", fake_training([], scores))
+    monkeypatch.setattr(trial_module, "_STARTUP_TRIALS", 1)
     space = space_of(tmp_path, '"model.dropout" = [0.1, 0.3, 0.5, 0.7]\n')
     trials = Search(base_of(dataset, epochs=20), "base.toml", space, tmp_path / "out").run(4)
     pruned = [trial for trial in trials if trial.pruned]
@@ -136,7 +138,7 @@ def test_a_point_that_diverges_counts_and_scores_nothing(dataset, tmp_path, monk
         if experiment.train.learning_rate > 0.01:
             raise UserError("the loss is not a number in epoch 2: lower train.learning_rate.")
 
-    monkeypatch.setattr(tune, "train", train)
+    monkeypatch.setattr(trial_module, "train", train)
     space = space_of(tmp_path, RATES)
     trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(3)
     assert [trial.score for trial in trials] == [0.4, 0.4, 0.0]
@@ -145,7 +147,7 @@ def test_a_point_that_diverges_counts_and_scores_nothing(dataset, tmp_path, monk
 
 def test_values_that_do_not_go_together_are_passed_over(dataset, tmp_path, monkeypatch):
     tried: list[Experiment] = []
-    monkeypatch.setattr(tune, "train", fake_training(tried, lambda experiment: [0.1]))
+    monkeypatch.setattr(trial_module, "train", fake_training(tried, lambda experiment: [0.1]))
     space = space_of(tmp_path, '"model.dim" = [8, 12]\n"model.heads" = [2, 3]\n')
     trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(4)
     assert len(trials) == len(tried) == 3
@@ -154,7 +156,7 @@ def test_values_that_do_not_go_together_are_passed_over(dataset, tmp_path, monke
 
 def test_values_may_be_lists(dataset, tmp_path, monkeypatch):
     tried: list[Experiment] = []
-    monkeypatch.setattr(tune, "train", fake_training(tried, lambda experiment: [0.1]))
+    monkeypatch.setattr(trial_module, "train", fake_training(tried, lambda experiment: [0.1]))
     base = base_of(dataset)
     base["model"] = {"name": "hm4sr", "dim": 8, "inner": 16}
     space = space_of(tmp_path, '"data.features" = [[], ["text"]]\n')
@@ -204,6 +206,58 @@ def test_two_searches_in_one_folder_are_refused(dataset, tmp_path):
     search = Search(base_of(dataset), "base.toml", space, tmp_path / "out")
     with search._alone(), pytest.raises(UserError, match="another process"):
         search.run(1)
+
+
+def test_several_processes_try_the_same_points_with_the_same_scores(dataset, tmp_path):
+    space = space_of(tmp_path, RATES)
+    alone = Search(base_of(dataset), "base.toml", space, tmp_path / "alone", "grid", "none").run(3)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "beside", "grid", "none")
+    assert len(search.run(2, workers=2)) == 2
+    beside = search.run(3, workers=2)
+    scores = {point_key(trial.point): (trial.score, trial.epochs) for trial in alone}
+    assert {point_key(trial.point): (trial.score, trial.epochs) for trial in beside} == scores
+    assert len(list((tmp_path / "beside" / "trials").glob("*.log"))) == 3
+    best = [read_toml(tmp_path / folder / "best.toml") for folder in ("alone", "beside")]
+    assert best[0] == best[1]
+
+
+def test_several_interrupted_processes_go_on_after_their_last_epochs(dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path, RATES)
+    base, out = base_of(dataset, epochs=40, patience=40), tmp_path / "out"
+    real = launch.wait
+
+    def interrupted(pending: Any, **options: Any) -> Any:
+        states = (out / "states").glob("*")
+        if sum(bool(saved_states(state)) for state in states) == 2:
+            raise KeyboardInterrupt
+        return real(pending, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Search(base, "base.toml", space, out, "grid", "none").run(2, workers=2)
+    begun = {state.name for state in (out / "states").iterdir()}
+    trials = Search(base, "base.toml", space, out, "grid", "none").run(2, workers=2)
+    assert [trial.epochs for trial in trials] == [40, 40]
+    logs = [file.read_text() for file in sorted((out / "trials").glob("*.log"))]
+    assert sum("resumed after epoch" in log for log in logs) == len(begun) == 2
+
+
+def test_a_process_that_fails_ends_the_search_and_its_trial_is_tried_again(dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", "grid", "none")
+    with monkeypatch.context() as patch:
+        script = tmp_path / "dies.sh"
+        script.write_text("#!/bin/sh\necho 'hm4sr: no memory is left' >&2\nexit 1\n")
+        script.chmod(0o755)
+        patch.setattr(trial_module.sys, "executable", str(script))
+        with pytest.raises(
+            UserError, match=r"has stopped, .*trial 0 \(no memory is left, see .*00000\.log\)"
+        ):
+            search.run(3, workers=2)
+    trials = search.run(3, workers=2)
+    assert len(trials) == 3
+    assert {trial.epochs for trial in trials} == {2}
 
 
 @pytest.mark.parametrize(

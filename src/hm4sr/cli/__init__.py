@@ -24,6 +24,7 @@ VERBS = {
     "train": "Train a model from a configuration and judge it.",
     "evaluate": "Rank every user's target again and print the metrics of a run.",
     "compare": "Train several models as far as needed and compare them in tables.",
+    "experiment": "Rerun a table or figure of the paper on a data set, with a report.",
     "tune": "Search the settings of a model on the validation part.",
     "verify": "Check a run or a data set: every hash, every rank, every metric.",
     "recommend": "Recommend items to known users or for given histories.",

@@ -4,33 +4,23 @@ from pathlib import Path
 
 import click
 
+from hm4sr.cli.options import read_seeds
 from hm4sr.errors import UserError
-
-
-def _seeds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int]:
-    """Seeds from a text such as 1,2,5 or 1-3."""
-    seeds: list[int] = []
-    for part in (value or "").split(","):
-        first, _, last = (piece.strip() for piece in part.partition("-"))
-        if value is None:
-            break
-        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) < int(first):
-            raise UserError(f"--{parameter.name} {value!r} is not a list of seeds: write 1,2,3 or 1-3.")
-        seeds += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(seeds))
 
 
 @click.command("compare")
 @click.argument("configs", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key in every CONFIG.")
-@click.option("--seeds", default="1", show_default=True, callback=_seeds, help="Seeds, e.g. 1,2,3 or 1-3.")
+@click.option(
+    "--seeds", default="1", show_default=True, callback=read_seeds, help="Seeds, e.g. 1,2,3 or 1-3."
+)
 @click.option(
     "--finalists",
     type=click.IntRange(min=0),
     default=0,
     help="Train the first CONFIG and so many of the others, best on validation, under --final-seeds too.",
 )
-@click.option("--final-seeds", callback=_seeds, help="Seeds of the finalists, e.g. 1-3.")
+@click.option("--final-seeds", callback=read_seeds, help="Seeds of the finalists, e.g. 1-3.")
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
@@ -48,6 +38,10 @@ def _seeds(ctx: click.Context, parameter: click.Parameter, value: str | None) ->
 @click.option("--no-train", is_flag=True, help="Compare what is trained; a missing run is an error.")
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side."
+)
+@click.option(
+    "--address",
+    help="Train on a running Ray cluster (HOST:PORT; auto finds the one of this machine, local starts one).",
 )
 @click.option(
     "--ours", help="The model whose rivals the others are [default: the first; without CONFIG HM4SR]."
@@ -89,6 +83,7 @@ def command(
     dataset: str | None,
     no_train: bool,
     workers: int,
+    address: str | None,
     ours: str | None,
     primary: str,
     ks: tuple[int, ...],
@@ -130,7 +125,7 @@ def command(
         shelf = Shelf(runs, reports)
         data = expect_one_dataset(entries, shelf)
         records = obtain_in_two_rounds(
-            entries, seeds, finalists, final_seeds, metric, shelf, workers, not no_train
+            entries, seeds, finalists, final_seeds, metric, shelf, workers, not no_train, address
         )
         ks = ks or entries[0].experiment.evaluate.ks
     else:

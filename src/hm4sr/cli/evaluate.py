@@ -8,7 +8,9 @@ import click
 @click.command("evaluate")
 @click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--data", type=click.Path(path_type=Path), help="The prepared data set, if it has moved.")
-@click.option("--part", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@click.option(
+    "--part", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Targets to rank."
+)
 @click.option(
     "-k",
     "ks",
@@ -25,6 +27,7 @@ def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int,
     from hm4sr.evaluation.metrics import summarise
     from hm4sr.evaluation.ranking import rank_part
     from hm4sr.runtime import choose_device
+    from hm4sr.training.events import seen_events
     from hm4sr.training.run import Run
 
     device = choose_device("auto")
@@ -32,6 +35,7 @@ def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int,
     for path in runs:
         run = Run.open(path)
         dataset = run.dataset(data)
-        ranked = rank_part(run.load_model(dataset, device), dataset.events, cast(Part, part), device)
+        log = seen_events(dataset, run.experiment.data)
+        ranked = rank_part(run.load_model(dataset, device), log, cast(Part, part), device)
         columns[path.name] = summarise(ranked.ranks, ks or run.experiment.evaluate.ks)
     print_metrics(columns)

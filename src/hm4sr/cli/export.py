@@ -7,7 +7,14 @@ import click
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["onnx"]),
+    default="onnx",
+    show_default=True,
+    help="Form of the export.",
+)
 @click.option("--out", type=Path, required=True, metavar="DIR", help="Folder to write.")
 @click.option("--data", type=Path, help="The prepared data set, if it has moved.")
 @click.option("--force", is_flag=True, help="Replace the export that --out names.")

@@ -84,7 +84,13 @@ def _columns(function: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--force", is_flag=True, help="Replace what --out names.")
 @_columns
-@click.option("--time-unit", type=click.Choice(get_args(TimeUnit)), default="auto", show_default=True)
+@click.option(
+    "--time-unit",
+    type=click.Choice(get_args(TimeUnit)),
+    default="auto",
+    show_default=True,
+    help="Unit of the times in FILE.",
+)
 def command(
     run: Path,
     users: tuple[str, ...],

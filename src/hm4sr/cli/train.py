@@ -14,15 +14,25 @@ import click
 @click.option("--resume", is_flag=True, help="Continue an interrupted run; a finished one is left as it is.")
 @click.option("--force", is_flag=True, help="Replace a run that is there already.")
 def command(config: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, force: bool) -> None:
-    """Train the model that CONFIG (a TOML file) describes, and judge its best epoch on the test part."""
+    """Train the model that CONFIG (a TOML file) describes, and judge its best epoch on the test part.
+
+    Started by torchrun, several processes train one model: docs/scaling.md.
+    """
     from hm4sr.cli.output import log_to_stdout, print_metrics
-    from hm4sr.training.run import train_run
+    from hm4sr.progress import show_progress
+    from hm4sr.training.parallel import joined
+    from hm4sr.training.run import accompany, train_run
     from hm4sr.training.settings import Experiment
 
-    log_to_stdout()
-    experiment = Experiment.load(config, overrides)
-    name = f"{experiment.data.path.resolve().name}-{experiment.model['name']}-{experiment.seed}"
-    run = train_run(experiment, out or Path("runs") / name, resume, force)
+    with joined() as ranks:
+        experiment = Experiment.load(config, overrides)
+        if ranks.rank:
+            show_progress(False)
+            accompany(experiment)
+            return
+        log_to_stdout()
+        name = f"{experiment.data.path.resolve().name}-{experiment.model['name']}-{experiment.seed}"
+        run = train_run(experiment, out or Path("runs") / name, resume, force)
     print_metrics({"valid": run.report["valid"], "test": run.report["test"]})
     report = run.report
     click.echo(

@@ -40,8 +40,22 @@ _SHOWN = 10
     help="Rule that stops trials early, by the validation score after each epoch.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Trials side by side."
+)
+@click.option(
+    "--address",
+    help="Try on a running Ray cluster (HOST:PORT; auto finds the one of this machine, local starts one).",
+)
 def command(
-    config: Path, space: Path, trials: int, out: Path, overrides: tuple[str, ...], **choices: Any
+    config: Path,
+    space: Path,
+    trials: int,
+    out: Path,
+    overrides: tuple[str, ...],
+    workers: int,
+    address: str | None,
+    **choices: Any,
 ) -> None:
     """Search the settings of the model in CONFIG for the best validation score.
 
@@ -55,7 +69,7 @@ def command(
 
     log_to_stdout()
     search = Search(override(read_toml(config), overrides), str(config), Space.load(space), out, **choices)
-    tried = search.run(trials)
+    tried = search.run(trials, workers, address)
     rows = [
         [
             str(trial.number),

@@ -104,7 +104,10 @@ def history_windows(log: EventLog, targets: NDArray[np.int64], max_length: int) 
 
 
 def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
-    """Gather windows into padded tensors; the target of a position is the event after it."""
+    """Gather windows into padded tensors; the target of a position is the event after it.
+
+    The question is asked at the moment of the target.
+    """
     width = windows.width or int(windows.lengths.max(initial=1))
     position = np.arange(width)
     real = position < windows.lengths[:, None]
@@ -117,6 +120,7 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
         lengths=torch.from_numpy(windows.lengths),
         targets=torch.from_numpy(np.where(learned, log.items[next_index], 0).astype(np.int64)),
         users=torch.from_numpy(windows.users),
+        asked=torch.from_numpy(log.times[np.where(real, next_index, index)]),
     )
 
 
@@ -164,6 +168,7 @@ class TrainingBatches:
 
     Attributes:
         num_targets: targets learned in an epoch.
+        most_targets: targets of the largest window.
     """
 
     def __init__(self, log: EventLog, windows: Windows | TrainingWindows, batch_targets: int):
@@ -182,6 +187,7 @@ class TrainingBatches:
         self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in _chunks(lengths))])
         numbers = range(len(self._widths))
         self._most_targets = [int(targets[self._bucket == number].max(initial=0)) for number in numbers]
+        self.most_targets = max(self._most_targets)
 
     def epoch(self, rng: np.random.Generator) -> Batches:
         """Cut the windows into batches for one epoch.

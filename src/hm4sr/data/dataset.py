@@ -120,6 +120,17 @@ class EventLog:
         gaps = ((later - earlier)[wanted] for later, earlier, wanted in pairs)
         return max((int(gap.max(initial=0)) for gap in gaps), default=0)
 
+    def clock(self) -> "Clock":
+        """Time range and largest gap of the training events."""
+        from hm4sr.types import Clock
+
+        first, end = self.bounds("train")
+        trained = end > first
+        if not trained.any():
+            return Clock()
+        oldest, newest = self.times[first[trained]], self.times[end[trained] - 1]
+        return Clock(int(oldest.min()), int(newest.max()), self.largest_gap())
+
 
 class Dataset:
     """A prepared data set, opened from its folder.
@@ -251,18 +262,6 @@ class Dataset:
         for row, values in enumerate(lists, start=1):
             table[row, : len(values)] = values
         return table
-
-    def clock(self) -> "Clock":
-        """Time range and largest gap of the training events."""
-        from hm4sr.types import Clock
-
-        events = self.events
-        first, end = events.bounds("train")
-        trained = end > first
-        if not trained.any():
-            return Clock()
-        oldest, newest = events.times[first[trained]], events.times[end[trained] - 1]
-        return Clock(int(oldest.min()), int(newest.max()), events.largest_gap())
 
 
 def in_chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:

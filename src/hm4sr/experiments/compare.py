@@ -71,19 +71,20 @@ def obtain_in_two_rounds(
     shelf: Shelf,
     workers: int,
     train: bool,
+    address: str | None = None,
 ) -> Records:
     """All entries under `seeds`; the first and the best others on validation under `final_seeds` too.
 
     Raises:
         UserError: see `runs.obtain`.
     """
-    records = obtain(entries, seeds, shelf, workers, train)
+    records = obtain(entries, seeds, shelf, workers, train, address)
     if finalists and final_seeds:
         order = [label for label in best_on_validation(records, metric) if label != entries[0].label]
         chosen = {entries[0].label, *order[:finalists]}
         logger.info("under further seeds: %s", ", ".join(e.label for e in entries if e.label in chosen))
         final = [entry for entry in entries if entry.label in chosen]
-        for label, further in obtain(final, final_seeds, shelf, workers, train).items():
+        for label, further in obtain(final, final_seeds, shelf, workers, train, address).items():
             records[label] |= further
     return records
 

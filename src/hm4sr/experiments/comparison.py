@@ -31,7 +31,7 @@ class Comparison:
         facts: of the data set.
         metrics: what is shown.
         primary: the metric of segments and of the significance in full.
-        ours: label of the system that the others are rivals of.
+        ours: label of the system that the others are rivals of; one that is not there has no rivals.
     """
 
     systems: Systems
@@ -82,27 +82,39 @@ class Comparison:
     @cached_property
     def tests(self) -> list[Test]:
         """Our system against every other on every metric."""
+        if self.ours not in self.systems.names:
+            return []
         return self.systems.tests(self.ours, self.metrics, np.random.default_rng(_TEST_SEED))
 
-    def results(self) -> Table:
-        """Metrics, improvement and costs."""
+    def results(self, costs: bool = True) -> Table:
+        """Metrics, improvement and, beside them, costs."""
         names = self.systems.names
         columns = [self._metric_column(metric) for metric in self.metrics]
-        costs = [[self._cost(label, number) for label in names] for number in range(len(_COSTS))]
-        rows = [
-            [Cell(label), *(column[row] for column in [*columns, *costs])] for row, label in enumerate(names)
-        ]
+        titles = _COSTS if costs else _COSTS[:1]
+        columns += [[self._cost(label, number) for label in names] for number in range(len(titles))]
+        rows = [[Cell(label), *(column[row] for column in columns)] for row, label in enumerate(names)]
         rules = []
-        best = [self.systems.improvement(self.ours, metric) for metric in self.metrics]
+        best = []
+        if self.ours in names:
+            best = [self.systems.improvement(self.ours, metric) for metric in self.metrics]
         if any(best):
             rules = [len(rows)]
             cells = [
                 Cell(f"{share:+.2%}", share) if share is not None else Cell("") for share in _shares(best)
             ]
-            rows.append([Cell(f"{self.ours} over the best other"), *cells, *[Cell("")] * len(_COSTS)])
-        header = ["Model", *(metric.title for metric in self.metrics), *_COSTS]
+            rows.append([Cell(f"{self.ours} over the best other"), *cells, *[Cell("")] * len(titles)])
+        header = ["Model", *(metric.title for metric in self.metrics), *titles]
         title = f"Results on {self.facts.name}"
-        return Table("results", title, header, rows, self._result_notes(), rules)
+        notes = [*self._result_notes(), *(self._cost_notes() if costs else [])]
+        return Table("results", title, header, rows, notes, rules)
+
+    def costs(self) -> Table:
+        """Time and memory alone, which differ from one machine and one day to the next."""
+        rows = [
+            [Cell(label), *(self._cost(label, number) for number in range(len(_COSTS)))]
+            for label in self.systems.names
+        ]
+        return Table("costs", "Time and memory", ["Model", *_COSTS], rows, self._cost_notes())
 
     def _metric_column(self, metric: Metric) -> list[Cell]:
         cells = marked([figure(*self._values(label, metric)) for label in self.systems.names])
@@ -140,12 +152,15 @@ class Comparison:
                 f"† better than every other model (p < {LEVEL}, paired sign-flip test over users, Holm's "
                 "correction over all models and metrics)."
             )
+        return notes
+
+    def _cost_notes(self) -> list[str]:
         runs = [run for seeds in self.records.values() for run in seeds.values()]
         machines = {(run.environment["device"], run.environment["threads"]) for run in runs}
         timed = {speed["threads"] for speed in (run.speed() for run in runs) if speed}
         told = ", ".join(f"{device} with {_threads(threads)}" for device, threads in sorted(machines))
         warning = " Times of different machines or thread counts do not compare." if len(machines) > 1 else ""
-        notes.append(f"Trained on {told}.{warning}")
+        notes = [f"Trained on {told}.{warning}"]
         if timed:
             notes.append(f"s / 1,000 rec. measured with {' and '.join(map(_threads, sorted(timed)))}.")
         return notes

@@ -3,6 +3,10 @@
 import base64
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _EMBED_AS_IS_BYTES = 12_000
 _PICTURE_PIXELS = 144
@@ -23,18 +27,28 @@ def data_uri(picture: Path | bytes | None) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}" if content else ""
 
 
-def _small(content: bytes) -> bytes:
+def thumbnail(picture: Path | bytes | None) -> "Image.Image | None":
+    """A small copy of a picture on white; None when it is missing, not a picture, or Pillow is."""
+    if picture is None:
+        return None
     try:
         from PIL import Image
     except ImportError:
-        return b""
+        return None
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as opened:
             opened.thumbnail((_PICTURE_PIXELS, _PICTURE_PIXELS))
             ground = Image.new("RGBA", opened.size, "white")
             ground.alpha_composite(opened.convert("RGBA"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return ground.convert("RGB")
+
+
+def _small(content: bytes) -> bytes:
+    small = thumbnail(content)
+    if small is None:
         return b""
     stream = io.BytesIO()
-    ground.convert("RGB").save(stream, "JPEG", quality=82)
+    small.save(stream, "JPEG", quality=82)
     return stream.getvalue()

@@ -138,7 +138,7 @@ def collect(dataset: Dataset) -> Facts:
         num_items=dataset.num_items,
         num_events=log.num_events,
         rules=dataset.manifest["rules"],
-        times=_times(log),
+        times=time_facts(log),
         parts=_parts(log, same, dataset.num_items),
         lengths=np.diff(log.starts),
         item_events=item_events,
@@ -202,7 +202,8 @@ def _compare_with_previous(log: EventLog, first: Mask) -> tuple[Mask, Mask]:
     return same & ~first, older & ~first
 
 
-def _times(log: EventLog) -> Times:
+def time_facts(log: EventLog) -> Times:
+    """When things happened; works through the events in pieces."""
     first, last = int(log.times.min()), int(log.times.max())
     bins = np.zeros((len(PARTS), NUM_TIME_BINS), dtype=np.int64)
     for number, part in enumerate(PARTS):

@@ -209,25 +209,34 @@ def _cases(cases: Sequence[Case]) -> str:
 
 def _case(case: Case) -> str:
     times = [item.time for item in case.history]
-    gaps = [_gap(before, after) for before, after in pairwise(times)]
-    cards = [_card(item, *gap) for item, gap in zip(case.history, [("", False), *gaps], strict=False)]
-    gap, fresh = _gap(times[-1] if times else None, case.target.time)
+    gaps = [gap_in_words(before, after) for before, after in pairwise(times)]
+    cards = [card(item, *gap) for item, gap in zip(case.history, [("", False), *gaps], strict=False)]
+    gap, fresh = gap_in_words(times[-1] if times else None, case.target.time)
     recommended = []
     for rank, item in enumerate(case.recommended, start=1):
         hit = item.item_id == case.target.item_id
-        recommended.append(_card(item, f"#{rank}" + (" · hit" if hit else ""), hit=hit))
+        recommended.append(card(item, f"#{rank}" + (" · hit" if hit else ""), hit=hit))
     events = len(case.history) + case.earlier
     earlier = f", the last {len(case.history)} shown" if case.earlier else ""
     return (
         f"<article>\n<h3>User {escape(case.user)}</h3>\n"
         f"<h4>History <small>{events} events{earlier}, oldest first</small></h4>\n<ol>{''.join(cards)}</ol>\n"
         f'<div class="answer">\n<div class="target"><h4>What came next</h4>\n'
-        f"<ol>{_card(case.target, gap, fresh)}</ol></div>\n"
+        f"<ol>{card(case.target, gap, fresh)}</ol></div>\n"
         f"<div><h4>Recommended</h4>\n<ol>{''.join(recommended)}</ol></div>\n</div>\n</article>"
     )
 
 
-def _card(item: Shown, label: str = "", fresh: bool = False, hit: bool = False) -> str:
+def card(item: Shown, label: str = "", fresh: bool = False, hit: bool = False, details: str = "") -> str:
+    """An item as an entry of a list.
+
+    Args:
+        item: what is shown.
+        label: above it.
+        fresh: whether another interest may have begun with it.
+        hit: whether it is the answer.
+        details: HTML below it.
+    """
     source = data_uri(item.picture)
     picture = (
         f'<img src="{source}" alt="Picture of {escape(item.title)}" width="96" height="96" loading="lazy">'
@@ -241,11 +250,11 @@ def _card(item: Shown, label: str = "", fresh: bool = False, hit: bool = False) 
         date = f'<time datetime="{day:%Y-%m-%dT%H:%M:%SZ}">{day:%d %b %Y}</time>'
     return (
         f'<li class="{kind}"><span class="label">{escape(label)}</span>{picture}'
-        f'<b>{escape(item.title)}</b><span class="dim">{escape(item.category)}</span>{date}</li>'
+        f'<b>{escape(item.title)}</b><span class="dim">{escape(item.category)}</span>{date}{details}</li>'
     )
 
 
-def _gap(before: int | None, after: int | None) -> tuple[str, bool]:
+def gap_in_words(before: int | None, after: int | None) -> tuple[str, bool]:
     """The time between two events in words, and whether it is long enough for another interest."""
     if before is None or after is None:
         return "", False

@@ -54,6 +54,21 @@ svg text { fill: var(--dim); font-size: 13px; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 18px; list-style: none; margin: 4px 0 4px; padding: 0;
   font-size: .9rem; }
 .key { width: 28px; height: 10px; margin-right: 7px; }
+figure + figure, .scroll + figure { margin-top: 16px; }
+.wide { margin-bottom: 16px; overflow-x: auto; }
+.wide > svg { max-width: 860px; margin: 0 auto; }
+.contents { columns: 2; margin: 18px 0 0; padding-left: 20px; }
+.part { border-top: 2px solid var(--line); margin-top: 52px; padding-top: 4px; }
+.part > h2 { font-size: 1.6rem; margin-top: 20px; }
+.files { font-size: .9rem; color: var(--dim); }
+details { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 10px 16px;
+  margin-bottom: 10px; }
+pre { overflow-x: auto; font-size: .85rem; }
+.mix { display: flex; height: 7px; border-radius: 3px; overflow: hidden; margin: 1px 0 3px;
+  background: var(--line); }
+.mix i { display: block; height: 100%; }
+.against { background-image: repeating-linear-gradient(45deg, transparent 0 2px, var(--card) 2px 4px); }
+.swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 16px 18px 18px;
   margin-bottom: 16px; }

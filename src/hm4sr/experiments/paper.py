@@ -37,5 +37,20 @@ def paper_results(dataset: str, model: str) -> dict[str, float] | None:
     return dict(zip(_figures()["metrics"], row, strict=True)) if row else None
 
 
+def paper_improvement(dataset: str) -> dict[str, float]:
+    """Last line of Table 1: HM4SR over the best other model, as shares, by names such as "ndcg@5"."""
+    figures = _figures()
+    return dict(zip(figures["metrics"], figures[dataset.lower()]["improvement"], strict=True))
+
+
+def paper_statistics() -> dict[str, dict[str, float]]:
+    """Table 2: users, items, actions, actions_per_user, actions_per_item and sparsity of each data set."""
+    return {
+        name.capitalize(): {**table["size"], **table["statistics"]}
+        for name, table in _figures().items()
+        if isinstance(table, dict)
+    }
+
+
 def _simple(name: str) -> str:
     return re.sub("[^a-z0-9]", "", name.lower())

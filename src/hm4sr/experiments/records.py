@@ -35,7 +35,7 @@ from hm4sr.files import (
 )
 from hm4sr.manifest import NAME, listed_files, read_manifest, write_manifest
 from hm4sr.training import run as run_folder
-from hm4sr.training.settings import Experiment
+from hm4sr.training.settings import DataConfig, Experiment
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ SPEED = "speed.json"
 DATASET = "dataset.json"
 TARGETS = "targets.parquet"
 LABELS = "labels.json"
+_CHANGES = ("train_users", "time_noise_days", "change_seed")
+"""Settings of the data that count only where they are not the default: runs from before they were there keep
+their names."""
 _PART: Part = "test"
 
 
@@ -61,11 +64,15 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         data: hashes of the data, as in data.json.
     """
     settings = {key: value for key, value in config.items() if key not in ("seed", "evaluate")}
-    settings["data"] = {key: value for key, value in config["data"].items() if key != "path"}
+    settings["data"] = {
+        key: value
+        for key, value in config["data"].items()
+        if key != "path" and (key not in _CHANGES or value != DataConfig.model_fields[key].default)
+    }
     settings["train"] = {
         key: value
         for key, value in config["train"].items()
-        if key not in ("device", "threads", "save_minutes")
+        if key not in ("device", "threads", "compile", "save_minutes")
     }
     content = {"settings": settings, "files": data["files"], "features": data["features"]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -122,6 +122,7 @@ def obtain(
     shelf: Shelf,
     workers: int = 1,
     train: bool = True,
+    address: str | None = None,
 ) -> Records:
     """Finished runs of all entries under all seeds, trained as far as they are missing.
 
@@ -131,6 +132,7 @@ def obtain(
         shelf: where runs are looked for and kept.
         workers: runs trained side by side, each in a process of its own with its share of the processor.
         train: whether missing runs are trained; otherwise they are an error.
+        address: of a Ray cluster that trains them; None trains them in processes of this machine.
 
     Raises:
         UserError: a mistake in the settings (found before anything is trained), a missing run that may not be
@@ -153,7 +155,8 @@ def obtain(
         build_model(plan.experiment, shelf.dataset(plan.experiment), choose_device("cpu"))
     if missing:
         logger.info("%d of %d runs are to be trained", len(missing), len(plans))
-    run_jobs([plan.job() for plan in missing.values()], workers, lambda path: shelf.add(Record.open(path)))
+    jobs = [plan.job() for plan in missing.values()]
+    run_jobs(jobs, workers, lambda path: shelf.add(Record.open(path)), address)
     records: Records = {}
     for (label, seed), plan in plans.items():
         records.setdefault(label, {})[seed] = shelf.known[plan.identity, seed]

@@ -261,6 +261,8 @@ _LATEX = {
     "|": r"\textbar{}",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "\N{MINUS SIGN}": "$-$",
+    "λ": r"$\lambda$",
+    "β": r"$\beta$",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 

@@ -4,7 +4,8 @@ DIR/tune.json      what is searched; the same search continues, another one is r
 DIR/journal.log    Optuna's journal of all trials
 DIR/trials.csv     the trials as a table, best first
 DIR/best.toml      the best so far, an ordinary configuration
-DIR/states/        state after the last epoch of the trial that is under way
+DIR/states/        state after the last epoch of each trial that is under way
+DIR/trials/        what trials in processes of their own were given, and said
 """
 
 import csv
@@ -13,9 +14,8 @@ import hashlib
 import io
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +24,13 @@ import numpy as np
 
 from hm4sr.config import to_toml
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import UserError, WritingError
+from hm4sr.errors import UserError
+from hm4sr.experiments.launch import side_by_side
 from hm4sr.experiments.space import Point, Space, placed, point_key
+from hm4sr.experiments.trial import Pruner, TrialTask, open_study, try_point
 from hm4sr.files import read_json, write_json, write_text
 from hm4sr.runtime import choose_device
-from hm4sr.training.checkpoint import newest_whole, saved_states
-from hm4sr.training.loop import build_model, train
+from hm4sr.training.loop import build_model
 from hm4sr.training.run import data_identity, pinned
 from hm4sr.training.settings import Experiment
 
@@ -41,11 +42,9 @@ except ImportError as error:
 logger = logging.getLogger(__name__)
 
 Sampler = Literal["tpe", "grid"]
-Pruner = Literal["median", "hyperband", "none"]
 
-_STARTUP_TRIALS, _WARMUP_EPOCHS = 4, 5
-"""The median rule waits for so many finished trials, and lets each trial run so many epochs."""
 _COUNTED = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+_RUNNING = optuna.trial.TrialState.RUNNING
 
 
 @dataclass(frozen=True)
@@ -116,26 +115,88 @@ class Search:
         """The validation metric that decides."""
         return self.experiment.train.monitor
 
-    def run(self, trials: int) -> list[Trial]:
+    def run(self, trials: int, workers: int = 1, address: str | None = None) -> list[Trial]:
         """Try points until so many have been tried, pruned ones included; returns all, best first.
 
         Stops earlier when the space has no further point. Interrupted, it continues where it stopped, within
         an epoch.
 
+        Args:
+            trials: points to try.
+            workers: trials side by side, each in a process of its own where there are several.
+            address: of a Ray cluster that tries them; None tries them here.
+
         Raises:
-            UserError: another process is at work in this folder.
+            UserError: another process is at work in this folder, or a process failed.
             KeyboardInterrupt: interrupted.
         """
         with self._alone():
-            study = self._study()
-            while len(self._finished(study)) < trials:
-                trial = self._ask(study)
-                if trial is None:
-                    break
-                self._try(study, trial)
-                self._write(study)
+            study = self._study(workers)
+            proposed = self._proposed(study, trials)
+            if workers == 1 and address is None:
+                for trial, experiment in proposed:
+                    try_point(study, trial, experiment, self._dataset, self._state(trial))
+                    self._write(study)
+            else:
+                self._run_beside(study, proposed, workers, address)
             self._write(study)
             return self._finished(study)
+
+    def _run_beside(
+        self, study: Any, proposed: Iterator[tuple[Any, Experiment]], workers: int, address: str | None
+    ) -> None:
+        """Try what is proposed in several processes; when one fails, no more begin."""
+        (self.folder / "trials").mkdir(exist_ok=True)
+        failed: list[str] = []
+
+        def tasks() -> Iterator[TrialTask]:
+            for trial, experiment in proposed:
+                yield TrialTask(
+                    str(self.folder.absolute()),
+                    trial.number,
+                    trial._trial_id,
+                    experiment.resolved(),
+                    str(self._state(trial).absolute()),
+                    self._pruner,
+                )
+                if failed:
+                    return
+
+        with closing(side_by_side(tasks(), workers, address)) as done:
+            for task, problem in done:
+                if problem is not None:
+                    failed.append(f"trial {task.number} ({problem})")
+                self._write(study)
+                logger.info("trial %d %s", task.number, "failed" if problem else "finished")
+        if failed:
+            raise UserError(
+                f"the search has stopped, {'; '.join(failed)}: mend that and call again, what is finished is "
+                "kept."
+            )
+
+    def _proposed(self, study: Any, trials: int) -> Iterator[tuple[Any, Experiment]]:
+        """Trials to run, one at a time, as long as those that have ended or are running are too few."""
+        while len(study.get_trials(deepcopy=False, states=(*_COUNTED, _RUNNING))) < trials:
+            trial = self._ask(study)
+            if trial is None:
+                return
+            point = self._point(trial)
+            told = ", ".join(f"{key} = {value}" for key, value in point.items())
+            logger.info("trial %d: %s", trial.number, told)
+            try:
+                experiment = pinned(Experiment.build(placed(self.base, point), self.where), self._dataset)
+                build_model(experiment, self._dataset, choose_device("cpu"))
+            except UserError as error:  # values that do not go together
+                logger.info("left out: %s", error)
+                trial.set_user_attr("clash", str(error))
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                continue
+            yield trial, experiment
+
+    def _state(self, trial: Any) -> Path:
+        """Folder of a trial's states; its point's, so that it is found again under another number."""
+        key = hashlib.sha256(point_key(self._point(trial)).encode()).hexdigest()[:16]
+        return self.folder / "states" / key
 
     def _expect_same(self) -> None:
         settings = self.experiment.resolved()
@@ -177,31 +238,18 @@ class Search:
                 stale.unlink()
             yield
 
-    def _study(self) -> Any:
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        backend = optuna.storages.journal.JournalFileBackend(str(self.folder / "journal.log"))
-        epochs = self.experiment.train.epochs
-        pruner = {
-            "median": optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP_EPOCHS),
-            "hyperband": optuna.pruners.HyperbandPruner(min(_WARMUP_EPOCHS, epochs), epochs),
-            "none": optuna.pruners.NopPruner(),
-        }[self._pruner]
-        study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
-            study_name="tune",
-            direction="maximize",
-            pruner=pruner,
-            load_if_exists=True,
-        )
+    def _study(self, workers: int) -> Any:
+        study = open_study(self.folder, self._pruner, self.experiment.train.epochs)
         known = study.get_trials(deepcopy=False)
         # Another seed at every start: the same one would propose the same points again.
-        study.sampler = optuna.samplers.TPESampler(seed=self._seed + len(known))
+        # Where several are under way, each counts as bad until it ends, so that the next one is elsewhere.
+        study.sampler = optuna.samplers.TPESampler(seed=self._seed + len(known), constant_liar=workers > 1)
         if not known:
             start = self.space.of(self.base)
             if start is not None:
                 self._enqueue(study, start)
         for trial in known:
-            if trial.state == optuna.trial.TrialState.RUNNING:  # interrupted: first to be tried again
+            if trial.state == _RUNNING:  # interrupted: first to be tried again
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 if len(trial.params) == len(self.space.choices):
                     study.enqueue_trial(trial.params)
@@ -213,7 +261,7 @@ class Search:
             tried = {
                 point_key(self._point(trial))
                 for trial in study.get_trials(deepcopy=False)
-                if trial.state in _COUNTED or "clash" in trial.user_attrs
+                if trial.state in (*_COUNTED, _RUNNING) or "clash" in trial.user_attrs
             }
             waiting = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
             if self._sampler == "grid" and not waiting and not self._enqueue_unseen(study, tried):
@@ -244,38 +292,6 @@ class Search:
             key: next((value for value in choices if _plain(value) == trial.params.get(key)), None)
             for key, choices in self.space.choices.items()
         }
-
-    def _try(self, study: Any, trial: Any) -> None:
-        point = self._point(trial)
-        told = ", ".join(f"{key} = {value}" for key, value in point.items())
-        logger.info("trial %d: %s", trial.number, told)
-        try:
-            experiment = pinned(Experiment.build(placed(self.base, point), self.where), self._dataset)
-            build_model(experiment, self._dataset, choose_device("cpu"))
-        except UserError as error:  # values that do not go together
-            logger.info("left out: %s", error)
-            trial.set_user_attr("clash", str(error))
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            return
-        state = self.folder / "states" / hashlib.sha256(point_key(point).encode()).hexdigest()[:16]
-        progress = _Watch(trial, self.monitor)
-        try:
-            resume = _is_usable(state)
-            if resume:
-                for row in read_json(newest_whole(state) / "progress.json")["metrics"]:
-                    progress.add(row)
-            train(experiment, self._dataset, state, resume, progress)
-        except optuna.TrialPruned:
-            logger.info("pruned after epoch %d, best %s %.4f", progress.epochs, self.monitor, progress.best)
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except WritingError:  # says nothing about the settings: the trial is continued when there is room
-            raise
-        except UserError as error:  # it built, so it diverged: as bad as can be, and not to be tried again
-            logger.info("score 0: %s", error)
-            study.tell(trial, 0.0)
-        else:
-            study.tell(trial, progress.best)
-        shutil.rmtree(state, ignore_errors=True)
 
     def _finished(self, study: Any) -> list[Trial]:
         trials = [
@@ -317,39 +333,6 @@ class Search:
                 f"(trial {best.number}).\n# {self.where} searched over {self.space.path}.\n\n"
             )
             write_text(self.folder / "best.toml", head + to_toml(placed(self.base, best.point)))
-
-
-def _is_usable(folder: Path) -> bool:
-    """Whether a trial can be continued from its state; one that is damaged is begun anew."""
-    if not saved_states(folder):
-        return False
-    try:
-        newest_whole(folder)
-    except UserError as error:
-        logger.warning("%s The trial begins anew.", error)
-        shutil.rmtree(folder)
-        return False
-    return True
-
-
-class _Watch:
-    """Passes each epoch's validation score on to Optuna, which may stop the trial."""
-
-    def __init__(self, trial: Any, monitor: str):
-        self.trial, self.monitor = trial, monitor
-        self.best, self.epochs, self.seconds = 0.0, 0, 0.0
-
-    def add(self, row: dict[str, Any]) -> None:
-        score = float(row["valid"][self.monitor])
-        self.epochs, self.best = int(row["epoch"]), max(self.best, score)
-        self.seconds += row["train_seconds"] + row["valid_seconds"]
-        self.trial.report(score, self.epochs)
-        self.trial.set_user_attr("seconds", round(self.seconds, 1))
-
-    def __call__(self, row: dict[str, Any]) -> None:
-        self.add(row)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
 
 
 def _score(trial: Any) -> float:

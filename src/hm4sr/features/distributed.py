@@ -4,22 +4,16 @@ Pictures and the folders of models must lie under the same paths on every machin
 ones says so. Nothing is written by workers: vectors come back to the process that asked.
 """
 
-import importlib.util
-import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hm4sr.cluster import connect, cores_each, require_ray
 from hm4sr.errors import UserError
 from hm4sr.features.encoder import BUILTIN, Modality
 from hm4sr.features.settings import FeatureConfig
 from hm4sr.features.work import Finished, Unit, make_work
-
-_RAY_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 starves its workers wherever something else runs
-}
 
 
 class Worker:
@@ -68,12 +62,7 @@ def run_distributed(
     Raises:
         UserError: Ray is not installed, its cluster cannot be reached or is too small, or a worker fails.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "--workers needs ray: install it with `pip install 'hm4sr[distributed]'`, or leave it out."
-        )
-    for setting, value in _RAY_SETTINGS.items():
-        os.environ.setdefault(setting, value)
+    require_ray("--workers")
     import ray
     from ray.exceptions import RayActorError
     from ray.util import ActorPool
@@ -81,8 +70,8 @@ def run_distributed(
     ours = not ray.is_initialized()
     try:
         if ours:
-            _connect(config)
-        cores = _cores_each(config.workers)
+            connect(config.address, config.workers)
+        cores = cores_each(config.workers)
         start = ray.remote(num_cpus=cores)(Worker).remote
         plain = _everywhere(config).model_dump(mode="json")
         pool = ActorPool([start(plain, modality, key) for _ in range(min(config.workers, len(units)))])
@@ -98,40 +87,6 @@ def run_distributed(
     finally:
         if ours:
             ray.shutdown()
-
-
-def _connect(config: FeatureConfig) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if config.address is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        ray.init(address="local", num_cpus=max(config.workers, cores), include_dashboard=False, **quiet)
-        return
-    try:
-        ray.init(address=config.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {config.address}: check --address, or leave it out to use this "
-            "machine."
-        ) from error
-
-
-def _cores_each(workers: int) -> int:
-    """Processor cores of a worker, so that all workers find a place; Ray gives torch as many threads.
-
-    Raises:
-        UserError: the cluster has fewer cores than workers.
-    """
-    import ray
-
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    if sum(nodes) < workers:
-        raise UserError(f"the Ray cluster has {sum(nodes)} cores: give at most as many --workers.")
-    cores = max(nodes)
-    while cores > 1 and sum(count // cores for count in nodes) < workers:
-        cores -= 1
-    return cores
 
 
 def _everywhere(config: FeatureConfig) -> FeatureConfig:

@@ -144,18 +144,18 @@ class SeqRecModel(nn.Module):
     def main_loss(
         self, hidden: Float[Tensor, "N Q"], view: ItemView, score_padding: bool = False
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the batch's targets, in the order of `batch.targets[batch.targets > 0]`."""
+        """Cross-entropy of the batch's targets, in the order of `batch.at_targets`."""
         return softmax_loss(
-            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights
+            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights, "targets"
         )
 
     def one_negative_loss(
         self, hidden: Float[Tensor, "N Q"], batch: SeqBatch, kind: Literal["bce", "bpr"]
     ) -> Float[Tensor, ""]:
         """Each target against one item that its row does not hold, as several authors train their models."""
-        positives = self.item_vectors(batch.targets[batch.targets > 0])
+        positives = self.item_vectors(batch.at_targets(batch.targets))
         negatives = self.item_vectors(draw_unseen(batch, self.catalog.num_items, self.rng))
-        return one_against_one(hidden, positives, negatives, kind)
+        return one_against_one(hidden, positives, negatives, kind, "targets")
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
@@ -174,10 +174,13 @@ class SeqRecModel(nn.Module):
         return scores
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
-        """Terms of the training loss by name, each already weighted; their sum is minimised."""
-        learned = batch.targets > 0
+        """Terms of the training loss by name, each already weighted; their sum is minimised.
+
+        Where several processes learn a batch together, this one has some of its rows, and each term is its
+        part of the term of the whole batch (see `nn.ranks`; the losses of `nn.losses` see to that).
+        """
         with self.mixed_precision():
-            hidden = self.encode(batch)[learned].float()
+            hidden = batch.at_targets(self.encode(batch)).float()
         return {"main": self.main_loss(hidden, self.view(batch))}
 
     def mixed_precision(self) -> torch.autocast:

@@ -183,12 +183,11 @@ class DIFSR(SeqRecModel):
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets, and of their categories."""
-        learned = batch.targets > 0
         with self.mixed_precision():
-            hidden = self.encode(batch)[learned].float()
+            hidden = batch.at_targets(self.encode(batch)).float()
         terms = {"main": self.main_loss(hidden, self.view(batch))}
         if self.attribute_head is not None:
             logits = self.attribute_head(hidden)[:, 1:]  # without the class of padding
-            truth = F.embedding(batch.targets[learned], self.categories)
-            terms["attributes"] = self.config.attribute_weight * category_loss(logits, truth)
+            truth = F.embedding(batch.at_targets(batch.targets), self.categories)
+            terms["attributes"] = self.config.attribute_weight * category_loss(logits, truth, "targets")
         return terms

@@ -16,6 +16,7 @@ from hm4sr.nn.frequency import FrequencyAttention, frequency_band
 from hm4sr.nn.histories import TargetIndex
 from hm4sr.nn.init import embedding
 from hm4sr.nn.losses import nt_xent
+from hm4sr.nn.ranks import share
 from hm4sr.types import Catalog, SeqBatch
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -148,10 +149,11 @@ class FEARec(SeqRecModel):
         for number, (first, second) in enumerate(_PAIRS[c.contrast]):
             pair = views[first], views[second]
             weight = c.other_weight if second == "other" else c.same_weight
-            terms[f"contrast_{second}"] = weight * nt_xent(*pair, c.temperature, c.cosine)
+            terms[f"contrast_{second}"] = weight * nt_xent(*pair, c.temperature, c.cosine, "histories")
             if c.frequency_weight and number == 0:
                 spectra = [torch.fft.rfft(vectors, norm="ortho") for vectors in pair]
-                terms["frequency"] = c.frequency_weight * (spectra[0] - spectra[1]).abs().mean()
+                difference = (spectra[0] - spectra[1]).abs().mean()
+                terms["frequency"] = c.frequency_weight * share(difference, len(z), "histories")
         return terms
 
     def _run(self, items: Int[Tensor, "B L"], at: Int[Tensor, "B P"]) -> Float[Tensor, "B P D"]:

@@ -60,7 +60,7 @@ class GRU4Rec(SeqRecModel):
         if self.config.loss == "softmax":
             return super().losses(batch)
         with self.mixed_precision():
-            hidden = self.encode(batch)[batch.targets > 0].float()
+            hidden = batch.at_targets(self.encode(batch)).float()
         return {"main": self.one_negative_loss(hidden, batch, "bpr")}
 
 

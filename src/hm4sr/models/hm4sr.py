@@ -1,6 +1,6 @@
 """HM4SR: hierarchical time-aware mixture of experts (Zhang et al., WWW 2025)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from hm4sr.nn.init import embedding, linear
 from hm4sr.nn.losses import category_loss, in_batch_contrastive
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
+from hm4sr.nn.ranks import gather
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
@@ -183,13 +184,28 @@ class HM4SR(SeqRecModel):
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
-        return torch.cat([self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)], dim=-1)
+        hidden = [self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)]
+        return self.ask(torch.cat(hidden, dim=-1), batch, lambda moments: moments)
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
         x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
         parts = enumerate(self.modalities)
-        return torch.cat([self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts], dim=1)
+        hidden = [self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts]
+        newest = (batch.lengths - 1)[:, None]
+        return self.ask(torch.cat(hidden, dim=1), batch, lambda moments: moments.gather(1, newest)[:, 0])
+
+    def ask(
+        self, hidden: Float[Tensor, "*N Q"], batch: SeqBatch, place: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "*N Q"]:
+        """Room for what the moment of the question says, of which HM4SR as published knows nothing.
+
+        Args:
+            hidden: vectors of histories.
+            batch: where they come from.
+            place: picks what belongs to them from one value a position (B x L).
+        """
+        return hidden
 
     def _encoder(self, name: str) -> SequenceEncoder:
         encoder = self.encoders[name]
@@ -234,30 +250,21 @@ class HM4SR(SeqRecModel):
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
         c = self.config
-        learned = batch.targets > 0
-        targets, users = batch.targets[learned], batch.users[:, None].expand_as(learned)[learned]
         view = self.view(batch)
         seen = F.embedding(view.items, view.vectors)
         with self.mixed_precision():
             x, time = self._mix_experts(seen, batch)
-            hidden, twins = self._encode_twice(x, time, batch, learned)
-        terms = {"main": self.main_loss(torch.cat(hidden, dim=1), view, c.score_padding)}
+            hidden, twins = self._encode_twice(x, time, batch)
+        asked = self.ask(torch.cat(hidden, dim=1), batch, batch.at_targets)
+        terms = {"main": self.main_loss(asked, view, c.score_padding)}
         if self.category_head is not None:
-            logits = self.category_head(seen[batch.valid])
-            terms["cp"] = c.cp_weight * category_loss(
-                logits, F.embedding(batch.items[batch.valid], self.categories)
-            )
-        same_target = targets[:, None] == targets
-        if c.idcl_weight:
-            terms["idcl"] = c.idcl_weight * in_batch_contrastive(
-                hidden[0], self.items(targets), same_target, c.temperature, c.exclude_false_negatives
-            )
-        if twins:
-            terms["pcl"] = c.pcl_weight * self._placeholder_loss(hidden[1:], twins, same_target, users)
-        return terms
+            logits = self.category_head(batch.at_events(seen))
+            categories = F.embedding(batch.at_events(batch.items), self.categories)
+            terms["cp"] = c.cp_weight * category_loss(logits, categories, "events")
+        return terms | self._contrasts(hidden, twins, batch)
 
     def _encode_twice(
-        self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch, learned: Bool[Tensor, "B L"]
+        self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch
     ) -> tuple[list[Tensor], list[Tensor]]:
         """History vectors of each modality at the learned positions, and of the twins with placeholders."""
         hidden, twins = [], []
@@ -265,13 +272,13 @@ class HM4SR(SeqRecModel):
         for m, name in enumerate(self.modalities):
             plain = x[:, :, m]
             if self.placeholders is None or m == 0:
-                hidden.append(self.encoders[name](plain)[learned].float())
+                hidden.append(batch.at_targets(self.encoders[name](plain)).float())
                 continue
             other = torch.where(replaced, self.placeholders[name](time).to(plain.dtype), plain)
             both = self.encoders[name](torch.cat([plain, other]))  # one call, two dropout draws
             view, twin = both.chunk(2)
-            hidden.append(view[learned].float())
-            twins.append(twin[learned].float())
+            hidden.append(batch.at_targets(view).float())
+            twins.append(batch.at_targets(twin).float())
         return hidden, twins
 
     def _draw_replaced(self, batch: SeqBatch) -> Bool[Tensor, "B L 1"]:
@@ -284,22 +291,36 @@ class HM4SR(SeqRecModel):
         replaced: Tensor = (place < counts[:, None])[..., None]
         return replaced
 
-    def _placeholder_loss(
-        self,
-        views: list[Tensor],
-        twins: list[Tensor],
-        same_target: Bool[Tensor, "N N"],
-        users: Int[Tensor, "N"],
-    ) -> Float[Tensor, ""]:
-        """Mean over modalities of the contrast between a history and its twin with placeholders (eq. 25-26).
+    def _contrasts(self, hidden: list[Tensor], twins: list[Tensor], batch: SeqBatch) -> dict[str, Tensor]:
+        """IDCL: each history's ID vector and its target (eq. 23-24). PCL: each history and its twin with
+        placeholders, mean over modalities (eq. 25-26).
 
         In a pass over all positions, neighbouring prefixes of one user are nearly the same history; they are
-        no negatives of each other.
+        no negatives of each other in PCL.
         """
         c = self.config
-        ignored = same_target | (users[:, None] == users) if c.exclude_false_negatives else same_target
-        terms = [
-            in_batch_contrastive(view, twin, ignored, c.pcl_temperature, c.exclude_false_negatives)
-            for view, twin in zip(views, twins, strict=True)
-        ]
-        return torch.stack(terms).mean()
+        targets, users = (
+            batch.at_targets(x) for x in (batch.targets, batch.users[:, None].expand_as(batch.items))
+        )
+        answers = [self.items(targets)] if c.idcl_weight else []
+        if not answers and not twins:
+            return {}
+        everyone, first = gather(targets, users, *answers, *twins, of="targets")
+        all_targets, all_users, *keys = everyone
+        ignored = targets[:, None] == all_targets
+        terms = {}
+        if answers:
+            terms["idcl"] = c.idcl_weight * in_batch_contrastive(
+                hidden[0], keys.pop(0), ignored, c.temperature, c.exclude_false_negatives, first, "targets"
+            )
+        if twins:
+            if c.exclude_false_negatives:
+                ignored = ignored | (users[:, None] == all_users)
+            contrasts = [
+                in_batch_contrastive(
+                    view, twin, ignored, c.pcl_temperature, c.exclude_false_negatives, first, "targets"
+                )
+                for view, twin in zip(hidden[1:], keys, strict=True)
+            ]
+            terms["pcl"] = c.pcl_weight * torch.stack(contrasts).mean()
+        return terms

@@ -14,6 +14,7 @@ from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear, normal
 from hm4sr.nn.levels import InterModalTower, IntraModalTower, LevelRule, stored_levels
 from hm4sr.nn.projection import by_rows, presence
+from hm4sr.nn.ranks import gather, share
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -121,19 +122,20 @@ class IISAN(ItemStateModel):
             return super().losses(batch)
         if self.catalog.counts is None:
             raise ValueError("the loss within a batch needs the catalogue's training counts")
-        learned = batch.targets > 0
         own = torch.cat([batch.items, batch.targets], dim=1)
-        rows, place = torch.unique(F.pad(own, (1, 0)), return_inverse=True)  # row 0 is padding
-        place = place[:, 1:]
+        (everyone,), first = gather(own.flatten())
+        rows, place = torch.unique(F.pad(everyone, (1, 0)), return_inverse=True)  # row 0 is padding
+        place = place[1 + first :][: own.numel()].view(own.shape)
         with self.mixed_precision():
             states = self.item_states(rows)
             seen, targets = place.chunk(2, dim=1)
-            hidden = self.read(F.embedding(seen, states), batch)[learned].float()
+            hidden = batch.at_targets(self.read(F.embedding(seen, states), batch)).float()
         popularity = self.catalog.counts.to(rows.device)[rows].clamp_min(1).float().log()
         logits = hidden @ states.float().T - popularity
         mine = torch.zeros(len(own), len(rows), dtype=torch.bool, device=rows.device).scatter_(1, place, True)
         mine[:, 0] = True
-        row_of_target = torch.arange(len(own), device=rows.device)[:, None].expand_as(learned)[learned]
-        answer = targets[learned]
+        row_of_target = batch.target_places // batch.targets.shape[1]
+        answer = batch.at_targets(targets)
         no_negative = mine[row_of_target].scatter(1, answer[:, None], False)
-        return {"main": F.cross_entropy(logits.masked_fill(no_negative, -torch.inf), answer)}
+        loss = F.cross_entropy(logits.masked_fill(no_negative, -torch.inf), answer)
+        return {"main": share(loss, len(answer), "targets")}

@@ -82,7 +82,7 @@ class ItemStateModel(SeqRecModel):
             # Padding must not learn, whatever the encoder makes of it.
             seen = F.embedding(view.items, view.vectors, padding_idx=0)
             hidden = (
-                self.read(seen, batch)[batch.targets > 0] if self.parallel else self.read_newest(seen, batch)
+                batch.at_targets(self.read(seen, batch)) if self.parallel else self.read_newest(seen, batch)
             )
         return hidden.float(), view
 

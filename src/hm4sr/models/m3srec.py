@@ -16,6 +16,7 @@ from hm4sr.nn.experts import GatedFeedForward
 from hm4sr.nn.init import embedding, normal
 from hm4sr.nn.losses import in_batch_contrastive
 from hm4sr.nn.projection import FeatureProjection, presence
+from hm4sr.nn.ranks import anywhere, gather
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -149,31 +150,32 @@ class M3SRec(CosineModel):
         self, hidden: Float[Tensor, "N D"], answers: Float[Tensor, "N M D"], batch: SeqBatch
     ) -> Float[Tensor, ""]:
         """The history against each modality of the answers of the batch; equal answers are no negatives."""
-        targets = batch.targets[batch.targets > 0]
+        targets = batch.at_targets(batch.targets)
         return self._mean(
             [
                 self._contrast(hidden[has], answers[has, m], targets[has])
                 for m, has in enumerate(self.present[targets].unbind(1))
-                if has.any()
+                if anywhere(bool(has.any()))
             ]
         )
 
     def _contrast_modalities(self, answers: Float[Tensor, "N M D"], batch: SeqBatch) -> Float[Tensor, ""]:
         """Each pair of modalities of the answers against each other, in both directions."""
-        targets = batch.targets[batch.targets > 0]
+        targets = batch.at_targets(batch.targets)
         present = self.present[targets].unbind(1)
         return self._mean(
             [
                 self._contrast(answers[both, a], answers[both, b], targets[both])
                 for a in range(len(present))
                 for b in range(len(present))
-                if a != b and (both := present[a] & present[b]).any()
+                if a != b and anywhere(bool((both := present[a] & present[b]).any()))
             ]
         )
 
     def _contrast(self, queries: Tensor, keys: Tensor, targets: Tensor) -> Tensor:
-        same = targets[:, None] == targets
-        return in_batch_contrastive(queries, keys, same, self.config.temperature)
+        (keys, others), first = gather(keys, targets)
+        same = targets[:, None] == others
+        return in_batch_contrastive(queries, keys, same, self.config.temperature, first=first)
 
     def _mean(self, terms: list[Tensor]) -> Tensor:
         return torch.stack(terms).mean() if terms else self.positions.weight.new_zeros(())

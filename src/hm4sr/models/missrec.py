@@ -19,6 +19,7 @@ from hm4sr.nn.cross_attention import ReadingLayer, SetLayer
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import embedding, zeros
 from hm4sr.nn.projection import FeatureProjection, presence
+from hm4sr.nn.ranks import share
 from hm4sr.nn.sampling import ItemView
 from hm4sr.types import Catalog, SeqBatch
 
@@ -210,7 +211,7 @@ class MISSRec(CosineModel):
             )
             for chunk in zip(torch.split(query, size), torch.split(view.targets, size), strict=True)
         ]
-        return torch.stack(parts).sum() / len(query)
+        return share(torch.stack(parts).sum() / len(query), len(query), "targets")
 
     def _chunk_loss(
         self, query: Tensor, targets: Tensor, items: Tensor, log_weights: Tensor | None
@@ -229,7 +230,7 @@ class MISSRec(CosineModel):
             means = real.float().mean(1, keepdim=True) * memory.sum(1)
         else:
             means = (memory * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1)
-        return _ORIGINAL_BATCH * means.square().mean()
+        return share(_ORIGINAL_BATCH * means.square().mean(), len(means), "histories")
 
 
 def _unread(empty: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

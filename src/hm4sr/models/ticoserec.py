@@ -106,12 +106,12 @@ class TiCoSeRec(SASRec):
             terms = super().losses(batch)
         else:
             with self.mixed_precision():
-                hidden = self.encode(batch)[batch.targets > 0].float()
+                hidden = batch.at_targets(self.encode(batch)).float()
             terms = {"main": self.one_negative_loss(hidden, batch, "bce")}
         if c.contrast_weight and self._contrast:
             with self.mixed_precision():
                 first, second = self._flat(torch.cat([self.view_of(batch), self.view_of(batch)])).chunk(2)
-            terms["contrast"] = c.contrast_weight * nt_xent(first, second, c.temperature)
+            terms["contrast"] = c.contrast_weight * nt_xent(first, second, c.temperature, of="histories")
         return terms
 
     def view_of(self, batch: SeqBatch) -> Int[Tensor, "B W"]:

@@ -13,6 +13,7 @@ from hm4sr.models.base import ModelConfig, SeqRecModel, register
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import embedding, linear, xavier_std
 from hm4sr.nn.intervals import IntervalAttention, personal_intervals
+from hm4sr.nn.ranks import gather, once
 from hm4sr.types import Catalog, SeqBatch
 
 _EPS = 1e-8
@@ -93,7 +94,7 @@ class TiSASRec(SeqRecModel):
             terms = super().losses(batch)
         else:
             with self.mixed_precision():
-                hidden = self.encode(batch)[batch.targets > 0].float()
+                hidden = batch.at_targets(self.encode(batch)).float()
             terms = {"main": self.one_negative_loss(hidden, batch, "bce")}
         if self.config.embedding_penalty:
             terms["penalty"] = self.config.embedding_penalty * self._squared_length(batch)
@@ -101,9 +102,10 @@ class TiSASRec(SeqRecModel):
 
     def _squared_length(self, batch: SeqBatch) -> Float[Tensor, ""]:
         """Half the squares of all tables; of the batch's items alone where a step touches only a sample."""
-        items = self.item_vectors(torch.unique(batch.items) if self.negatives else None)
+        touched = torch.unique(gather(batch.items.flatten())[0][0]) if self.negatives else None
+        items = self.item_vectors(touched)
         others = (self.position_keys, self.position_values, self.interval_keys, self.interval_values)
-        return 0.5 * sum((table.weight.square().sum() for table in others), items.square().sum())
+        return once(0.5 * sum((table.weight.square().sum() for table in others), items.square().sum()))
 
 
 class IntervalBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Loss terms shared by the models."""
+"""Loss terms shared by the models; where ranks learn together, each is this rank's part (see `nn.ranks`)."""
 
 import math
 from typing import Any, Literal
@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from hm4sr.nn.ranks import Rows, current, gather, share
 
 _CHUNK_ELEMENTS = 8_000_000
 """Logits alive at a time: 16 MB in bfloat16, 32 MB in float32."""
@@ -20,6 +22,7 @@ def softmax_loss(
     dtype: torch.dtype = torch.float32,
     score_padding: bool = False,
     log_weights: Float[Tensor, "U"] | None = None,
+    of: Rows | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the given items (eq. 20), a chunk of rows at a time.
 
@@ -34,12 +37,13 @@ def softmax_loss(
         score_padding: whether padding is a class of the softmax, as in RecBole.
         log_weights: how many items each one stands for, as a logarithm; a row's own target stands for itself.
             With one over the probability of being sampled, the normaliser is estimated without bias.
+        of: what the rows of `hidden` are, for `ranks.share`.
     """
     with torch.autocast(hidden.device.type, enabled=False):  # `dtype` alone decides
         loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
             hidden, item_vectors, targets, dtype, score_padding, log_weights
         )
-    return loss
+    return share(loss, len(hidden), of)
 
 
 class _ChunkedSoftmax(torch.autograd.Function):
@@ -108,44 +112,61 @@ def _chunk_rows(num_rows: int, num_items: int) -> int:
 
 def in_batch_contrastive(
     queries: Float[Tensor, "N D"],
-    keys: Float[Tensor, "N D"],
-    not_negative: Bool[Tensor, "N N"],
+    keys: Float[Tensor, "A D"],
+    not_negative: Bool[Tensor, "N A"],
     temperature: float,
     exclude: bool = True,
+    first: int = 0,
+    of: Rows | None = None,
 ) -> Float[Tensor, ""]:
-    """Cosine InfoNCE in which row i's positive is key i and the other keys are negatives (eq. 23, 25).
+    """Cosine InfoNCE in which row i's positive is its own key and the other keys are negatives (eq. 23, 25).
 
     Args:
         queries: one row a target.
-        keys: the positive of each row.
-        not_negative: pairs that are no negatives, for example of the same target; the diagonal is ignored.
+        keys: the positive of each row, here and on the other ranks (`ranks.gather`; A = N in one process).
+        not_negative: pairs that are no negatives, for example of the same target; what it says about a row's
+            own key is ignored.
         temperature: divides the cosine.
         exclude: leave such pairs out of the sum; otherwise their logit is 0, as in the released code.
+        first: where the keys of this rank's rows begin.
+        of: what the rows of `queries` are, for `ranks.share`.
     """
     logits = (F.normalize(queries, dim=1) / temperature) @ F.normalize(keys, dim=1).T
-    index = torch.arange(len(logits), device=logits.device)
-    ignored = not_negative.clone().fill_diagonal_(False)
-    return F.cross_entropy(logits.masked_fill_(ignored, -torch.inf if exclude else 0.0), index)
+    index = first + torch.arange(len(logits), device=logits.device)
+    ignored = not_negative.scatter(1, index[:, None], False)
+    loss = F.cross_entropy(logits.masked_fill_(ignored, -torch.inf if exclude else 0.0), index)
+    return share(loss, len(queries), of)
 
 
 def nt_xent(
-    first: Float[Tensor, "N W"], second: Float[Tensor, "N W"], temperature: float, cosine: bool = False
+    first: Float[Tensor, "N W"],
+    second: Float[Tensor, "N W"],
+    temperature: float,
+    cosine: bool = False,
+    of: Rows | None = None,
 ) -> Float[Tensor, ""]:
     """Contrast of two views of each row: every view looks for its twin among all other 2N - 1 views.
+
+    The views of all ranks take part.
 
     Args:
         first: one view of each row.
         second: the other view.
         temperature: divides the dot product.
         cosine: compare directions alone.
+        of: what the rows are, for `ranks.share`.
     """
     views = torch.cat([first, second])
     if cosine:
         views = F.normalize(views, dim=1)
-    logits = (views / temperature) @ views.T
-    logits = logits.masked_fill(torch.eye(len(views), dtype=torch.bool, device=views.device), -torch.inf)
-    twin = torch.arange(len(views), device=views.device).roll(len(first))
-    return F.cross_entropy(logits, twin)
+    everyone, place = gather(*views.chunk(2), of=of)
+    others = views if current().size == 1 else torch.cat(everyone)
+    logits = (views / temperature) @ others.T
+    row = place + torch.arange(len(first), device=views.device)
+    own = torch.cat([row, row + len(everyone[0])])
+    itself = torch.zeros_like(logits, dtype=torch.bool).scatter(1, own[:, None], True)
+    loss = F.cross_entropy(logits.masked_fill(itself, -torch.inf), own.roll(len(first)))
+    return share(loss, len(first), of)
 
 
 def one_against_one(
@@ -153,20 +174,24 @@ def one_against_one(
     positives: Float[Tensor, "N Q"],
     negatives: Float[Tensor, "N Q"],
     kind: Literal["bce", "bpr"],
+    of: Rows | None = None,
 ) -> Float[Tensor, ""]:
     """Losses with one negative a target: both judged by themselves (bce), or against each other (bpr)."""
     positive, negative = (hidden * positives).sum(1), (hidden * negatives).sum(1)
     if kind == "bpr":
-        return F.softplus(negative - positive).mean()
-    return (F.softplus(-positive) + F.softplus(negative)).mean()
+        return share(F.softplus(negative - positive).mean(), len(hidden), of)
+    return share((F.softplus(-positive) + F.softplus(negative)).mean(), len(hidden), of)
 
 
-def category_loss(logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"]) -> Float[Tensor, ""]:
+def category_loss(
+    logits: Float[Tensor, "N C"], categories: Int[Tensor, "N P"], of: Rows | None = None
+) -> Float[Tensor, ""]:
     """Binary cross-entropy with logits, mean over rows and categories (eq. 22).
 
     Args:
         logits: one column a category.
         categories: the categories (1..C) of each row, filled up with 0.
+        of: what the rows are, for `ranks.share`.
     """
     truth = logits.new_zeros(len(logits), logits.shape[1] + 1).scatter_(1, categories, 1.0)[:, 1:]
-    return F.binary_cross_entropy_with_logits(logits, truth)
+    return share(F.binary_cross_entropy_with_logits(logits, truth), len(logits), of)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hm4sr.nn.ranks import current, gather
 from hm4sr.types import Catalog, SeqBatch
 
 
@@ -29,7 +30,7 @@ class ItemView:
 
 def whole_catalogue(batch: SeqBatch, vectors: Float[Tensor, "V Q"]) -> ItemView:
     """Every item, under its own number."""
-    return ItemView(vectors, batch.items, batch.targets[batch.targets > 0])
+    return ItemView(vectors, batch.items, batch.at_targets(batch.targets))
 
 
 def sample_items(
@@ -55,19 +56,24 @@ def sample_items(
     if catalog.counts is None:
         raise ValueError("sampling needs the catalogue's training counts")
     device = batch.items.device
-    targets = batch.targets[batch.targets > 0]
-    drawn = torch.randint(1, catalog.num_rows, (negatives,), generator=rng, device=device)
+    own = batch.at_targets(batch.targets)
+    # Each rank draws its part of the sample; targets and sample are then the same for all.
+    ranks = current()
+    draws = negatives * (ranks.rank + 1) // ranks.size - negatives * ranks.rank // ranks.size
+    (drawn,), _ = gather(torch.randint(1, catalog.num_rows, (draws,), generator=rng, device=device))
+    (targets,), first = gather(own, of="targets")
     history = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), batch.items.flatten()])
     everything = torch.cat([history, targets, drawn])
     rows, place = torch.unique(everything, return_inverse=True)
     in_softmax = torch.zeros(len(rows), dtype=torch.bool, device=device)
     in_softmax[place[len(history) :]] = True
-    share = catalog.counts[rows].to(device) / catalog.counts.sum()
+    counts = catalog.counts.to(device)
+    share = counts[rows] / counts.sum()
     expected = len(targets) * share + negatives / catalog.num_items
     log_weights = -torch.log(-torch.expm1(-expected)).float()
     log_weights = log_weights.masked_fill(~in_softmax, -torch.inf)
     items = place[1 : len(history)].view(batch.items.shape)
-    found = place[len(history) : len(history) + len(targets)]
+    found = place[len(history) + first :][: len(own)]
     return rows, lambda vectors: ItemView(vectors, items, found, log_weights)
 
 
@@ -76,7 +82,7 @@ def draw_unseen(batch: SeqBatch, num_items: int, rng: torch.Generator) -> Int[Te
 
     A row that holds nearly the whole catalogue may keep one of its own items after ten draws.
     """
-    row = (batch.targets > 0).nonzero()[:, 0]
+    row = batch.target_places // batch.targets.shape[1]
     own = torch.cat([batch.items, batch.targets], dim=1)
     drawn = torch.randint(1, num_items + 1, (len(row),), generator=rng, device=row.device)
     for _ in range(10):

@@ -137,8 +137,9 @@ class BaseRecommender:
             include: raw ids of the only items that an answer may hold; unknown ones are reported.
             categories: an answer may hold only items of at least one of these.
             at_time: the moment of the question in seconds since 1970, one for all requests or one for each.
-                Events after it are not known yet: they are left out and counted in `later`. The models read
-                the moments of events and nothing else, so `at_time` changes an answer in no other way.
+                Events after it are not known yet: they are left out and counted in `later`. The model
+                hm4sr-plus reads the moment itself as well, the others only the moments of events. Left out,
+                it is the newest moment of the data set, or of the history if that is later.
             without: modalities whose terms are left out of the score ("id", "text", ...), and "time", which
                 lets the model read evenly spread moments between the history's first and newest.
 

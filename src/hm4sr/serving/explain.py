@@ -196,6 +196,7 @@ def _changes(
         times=history.times[0, kept],
         lengths=np.full(length, length - 1),
         users=np.repeat(history.users, length),
+        asked=np.repeat(history.asked, length),
     )
     changes: NDArray[np.float32] = lifts - ranker.lifts(shorter, items, without)
     return changes

@@ -122,9 +122,11 @@ class _Encoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, times: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, items: Tensor, times: Tensor, lengths: Tensor, asked: Tensor) -> Tensor:
         nobody = torch.full_like(lengths, -1)
-        return self.model.last_hidden(SeqBatch(items, times, lengths, torch.zeros_like(items), nobody))
+        moments = asked[:, None].expand_as(items)
+        batch = SeqBatch(items, times, lengths, torch.zeros_like(items), nobody, moments)
+        return self.model.last_hidden(batch)
 
 
 def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
@@ -138,14 +140,16 @@ def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
     items = torch.from_numpy(rng.integers(1, model.catalog.num_rows, (5, width)))
     times = model.catalog.clock.first + torch.arange(width).expand(5, -1) * 86_400
     lengths = torch.tensor([width, 1, max(1, width - 2), max(1, width // 2), 1])
-    free = {"items": {0: "B", 1: "L"}, "times": {0: "B", 1: "L"}, "lengths": {0: "B"}, "vectors": {0: "B"}}
+    free = {"items": {0: "B", 1: "L"}, "times": {0: "B", 1: "L"}}
+    free |= {name: {0: "B"} for name in ("lengths", "asked", "vectors")}
+    asked = times[:, -1] + torch.arange(5) * 3_600
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad(), _double_log2():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Encoder(model).eval(),
-                (items, times.contiguous(), lengths),
+                (items, times.contiguous(), lengths, asked),
                 str(path),
                 dynamo=False,
                 input_names=list(INPUTS),

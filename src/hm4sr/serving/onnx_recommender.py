@@ -26,7 +26,7 @@ from hm4sr.serving.shelf import Shelf
 FORMAT = "hm4sr-onnx"
 VERSION = 1
 FILES = ["encoder.onnx", "items.parquet", "items.safetensors"]
-INPUTS = ("items", "times", "lengths")
+INPUTS = ("items", "times", "lengths", "asked")
 
 
 class OnnxRecommender(BaseRecommender):
@@ -34,7 +34,7 @@ class OnnxRecommender(BaseRecommender):
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], vectors: Floats, session: Any):
         self._session = session
-        self._inputs = [value.name for value in session.get_inputs()]  # a model without time has no times
+        self._inputs = [value.name for value in session.get_inputs()]  # those that the model reads
         table = read_own(folder / "items.parquet")
         counts = np.concatenate([[0], table["events"].to_numpy()]).astype(np.int64)
         blocks = {name: slice(*ends) for name, ends in manifest["blocks"].items()}

@@ -234,6 +234,7 @@ class Recommender(BaseRecommender):
                 histories.lengths,
                 np.zeros_like(histories.items),
                 histories.users,
+                np.repeat(histories.asked[:, None], histories.items.shape[1], axis=1),
             )
         )
         return SeqBatch(*tensors).to(self._device)

@@ -30,12 +30,14 @@ class PaddedHistories:
         times: seconds since 1970; padding repeats the last event's.
         lengths: number of events of each row.
         users: number of the user in the training data, or -1.
+        asked: moment of each row's question, in seconds since 1970.
     """
 
     items: NDArray[np.int64]
     times: NDArray[np.int64]
     lengths: NDArray[np.int64]
     users: NDArray[np.int64]
+    asked: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -53,6 +55,7 @@ class Requests:
         users: number of the user in the training data, or -1.
         unknown: ids of each history that are not in the catalogue.
         later: events of each history that were left out because they lie after the moment of the question.
+        asked: moment of each question, in seconds since 1970.
         even: whether the model is to read evenly spread times instead of the true ones.
     """
 
@@ -63,6 +66,7 @@ class Requests:
     users: NDArray[np.int64]
     unknown: Sequence[tuple[str, ...]]
     later: NDArray[np.int64]
+    asked: NDArray[np.int64]
     even: bool = False
 
     def __len__(self) -> int:
@@ -80,7 +84,8 @@ class Requests:
         index = (ends - lengths)[:, None] + np.minimum(position, lengths[:, None] - 1)
         real = position < lengths[:, None]
         items = np.where(real, self.log.items[index], 0).astype(np.int64)
-        histories = PaddedHistories(items, self.log.times[index], lengths, self.users[rows])
+        times = self.log.times[index]
+        histories = PaddedHistories(items, times, lengths, self.users[rows], self.asked[rows])
         return with_even_gaps(histories) if self.even else histories
 
     def evenly(self) -> "Requests":
@@ -176,7 +181,8 @@ def find_requests(
         starts, ends = known.log.starts[rows], known.log.starts[rows + 1]
         moments = _moments(at_time, len(rows))
         kept = ends if moments is None else _known_until(known.log, starts, ends, moments)
-        return Requests(ids, known.log, starts, kept, rows, [()] * len(rows), ends - kept)
+        asked = _asked(known.log, starts, kept, moments, invented)
+        return Requests(ids, known.log, starts, kept, rows, [()] * len(rows), ends - kept, asked)
     given = as_list_of_histories(histories)
     if ids is not None and len(given) != len(ids):
         raise UserError(f"{len(ids)} users but {len(given)} histories: give each user one list of events.")
@@ -186,7 +192,25 @@ def find_requests(
     names: Sequence[str] | Sequence[int] = range(1, len(given) + 1) if ids is None else ids
     numbered = np.full(len(given), -1, dtype=np.int64) if rows is None else rows
     log = parsed.log
-    return Requests(names, log, log.starts[:-1], log.starts[1:], numbered, parsed.unknown, parsed.later)
+    starts, ends = log.starts[:-1], log.starts[1:]
+    asked = _asked(log, starts, ends, moments, invented)
+    return Requests(names, log, starts, ends, numbered, parsed.unknown, parsed.later, asked)
+
+
+def _asked(
+    log: EventLog,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    moments: Sequence[int] | None,
+    invented: InventedTimes,
+) -> NDArray[np.int64]:
+    """Moment of each question: the given one, or else the newest of the data set or of the history."""
+    if moments is not None:
+        return np.array(moments, dtype=np.int64)
+    asked = np.full(len(starts), invented.last, dtype=np.int64)
+    some = np.flatnonzero(ends > starts)
+    asked[some] = np.maximum(asked[some], log.times[ends[some] - 1])
+    return asked
 
 
 def _known_until(

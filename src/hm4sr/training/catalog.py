@@ -8,6 +8,7 @@ from hm4sr.errors import UserError
 from hm4sr.evaluation.popularity import popularity
 from hm4sr.features.store import feature_names, load_features
 from hm4sr.runtime import numpy_generator
+from hm4sr.training.events import learned_events, seen_events
 from hm4sr.training.settings import Experiment
 from hm4sr.types import Catalog, Histories, ItemFeatures
 
@@ -19,15 +20,16 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
         UserError: a modality that the experiment names was never extracted.
     """
     categories = dataset.item_categories()
+    log = learned_events(seen_events(dataset, experiment.data), experiment.data)
     return Catalog(
         num_items=dataset.num_items,
         features=_features(dataset, experiment),
         categories=None if categories is None else torch.from_numpy(categories),
         num_categories=len(dataset.category_names),
-        clock=dataset.clock(),
+        clock=log.clock(),
         max_length=experiment.data.max_length,
-        counts=torch.from_numpy(popularity(dataset.events, dataset.num_items)),
-        histories=_training_histories(dataset.events) if experiment.model_class.reads_histories else None,
+        counts=torch.from_numpy(popularity(log, dataset.num_items)),
+        histories=_training_histories(log) if experiment.model_class.reads_histories else None,
     )
 
 

@@ -8,7 +8,7 @@ FOLDER/epoch-00003-step-0001200/  the same and 1,200 steps of the fourth
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from hm4sr.errors import StoppedError, UserError
 from hm4sr.files import atomic_directory, hash_files, read_json, remove_leftovers, write_json, writing
 from hm4sr.manifest import NAME, read_manifest, verify_listed, write_manifest
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.ranks import current
 from hm4sr.runtime import describe_machine
 from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.stopping import StopSignals
@@ -59,6 +60,11 @@ class Progress:
     position: Position = field(default_factory=Position)
     """Within the next epoch."""
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Progress":
+        """From plain values, as `asdict` gives them."""
+        return cls(**{**values, "position": Position(**values.get("position", {}))})
+
     def where(self) -> str:
         """In words."""
         if self.position.step:
@@ -68,6 +74,8 @@ class Progress:
 
 class States:
     """The states of one training run: one after each epoch, some within long ones, one when it is stopped.
+
+    Several processes save whole epochs alone: within one, each of them has loss sums of its own.
 
     Args:
         folder: where they are kept; None keeps nothing.
@@ -89,6 +97,7 @@ class States:
         self._seconds = 60 * minutes
         self._model, self._optimizer = model, optimizer
         self._saved = time.monotonic()
+        self._within = folder is not None and current().size == 1
 
     def after_step(self, progress: Progress, best: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
         """Save if it is time to, and stop if a signal has come.
@@ -98,7 +107,7 @@ class States:
             StoppedError: a signal has come; the state is saved.
         """
         due = time.monotonic() - self._saved >= self._seconds
-        if self.folder is None or not (due or self.stop.noted):
+        if not self._within or not (due or self.stop.noted):
             return
         progress.position.sums = {name: float(total) for name, total in sums.items()}
         self.save(progress, best)
@@ -111,8 +120,9 @@ class States:
         try:
             yield
         except KeyboardInterrupt as error:
-            if self.folder is not None:
-                self.save(progress, best)
+            if not self._within:
+                raise
+            self.save(progress, best)
             signum = error.signum if isinstance(error, StoppedError) else StoppedError().signum
             raise StoppedError(signum, progress.where()) from error
 
@@ -161,8 +171,7 @@ class States:
             shutil.rmtree(damaged)
         model = self._model
         try:
-            values = read_json(path / "progress.json")
-            progress = Progress(**{**values, "position": Position(**values.get("position", {}))})
+            progress = Progress.of(read_json(path / "progress.json"))
             if progress.position.step:
                 model.start_epoch(progress.epoch + 1)  # what it puts into buffers is overwritten below
             model.load_state_dict(load_file(path / "model.safetensors"))
@@ -175,6 +184,10 @@ class States:
             best = load_file(path / "best.safetensors")
         except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} does not fit this experiment: start again without --resume.") from error
+        if progress.position.step and current().size > 1:
+            raise UserError(
+                f"{path} was saved within an epoch, by one process: continue it with one, without torchrun."
+            )
         _warn_of_another_machine(path, describe_machine(model.rng.device))
         return progress, best
 

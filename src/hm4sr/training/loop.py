@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hm4sr.data.batches import TrainingBatches, TrainingWindows, make_batch
-from hm4sr.data.dataset import Dataset
+from hm4sr.data.batches import TrainingBatches, TrainingWindows
+from hm4sr.data.dataset import Dataset, EventLog
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
-from hm4sr.evaluation.ranking import RankedTargets, rank_events, rank_part
+from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.dropout import Dropout
+from hm4sr.nn.ranks import current, together
 from hm4sr.progress import track
 from hm4sr.runtime import (
     choose_device,
@@ -33,7 +34,22 @@ from hm4sr.runtime import (
 )
 from hm4sr.training.catalog import build_catalog
 from hm4sr.training.checkpoint import Position, Progress, States, snapshot
+from hm4sr.training.events import learned_events, seen_events
+from hm4sr.training.feed import batches_on
 from hm4sr.training.optimizer import Optimizer
+from hm4sr.training.parallel import (
+    describe_processes,
+    from_first,
+    local_device,
+    own_noise,
+    rank_events,
+    rank_part,
+    share_of,
+    spread_buffers,
+    spread_tensors,
+    spread_weights,
+    sum_losses,
+)
 from hm4sr.training.settings import Experiment
 from hm4sr.training.stopping import StopSignals
 
@@ -74,6 +90,8 @@ def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) 
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.rng = model.rng
+        if model.catalog.counts is not None:
+            model.catalog = replace(model.catalog, counts=model.catalog.counts.to(device))
     return model.to(device)
 
 
@@ -98,7 +116,7 @@ def train(
         WritingError: a state cannot be written.
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
     """
-    with StopSignals(active=state_folder is not None) as stop:
+    with StopSignals(active=state_folder is not None and current().size == 1) as stop:
         return _train(experiment, dataset, state_folder, resume, on_epoch, stop)
 
 
@@ -114,10 +132,11 @@ def _train(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    device = choose_device(settings.device)
+    device = choose_device(local_device(settings.device))
     model = build_model(experiment, dataset, device)
     model.matmul_dtype = choose_precision(settings.precision, device)
-    batches = _training_batches(experiment, dataset, model)
+    seen = seen_events(dataset, experiment.data)
+    batches = _training_batches(experiment, dataset, seen, model)
     sampled = settings.loss == "sampled"
     model.negatives = settings.negatives if sampled else 0
     optimizer = Optimizer(
@@ -129,6 +148,7 @@ def _train(
     if resume and state_folder is not None:
         progress, best = states.load()
         logger.info("resumed %s", progress.where())
+    progress = _start_alike(model, optimizer, progress)
     logger.info(
         "%s on %s: %s parameters, %s targets an epoch, %s, matrix products in %s",
         experiment.model["name"],
@@ -138,11 +158,14 @@ def _train(
         device,
         str(model.matmul_dtype).removeprefix("torch."),
     )
+    describe_processes(settings.batch_targets, batches.most_targets)
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
-        losses = _train_epoch(model, optimizer, batches, experiment.seed, device, progress, best, states)
+        losses = _train_epoch(
+            model, optimizer, batches, experiment.seed, device, progress, best, states, settings.compile
+        )
         trained = time.perf_counter()
         with states.saved_if_stopped(progress, best), optimizer.averaged(), stop.at_once():
-            ranked = rank_events(model, dataset.events, judged, device)
+            ranked = rank_events(model, seen, judged, device)
         valid = summarise(ranked.ranks, experiment.evaluate.ks)
         if not valid:
             raise UserError(f"{dataset.path} has no validation targets: prepare it with longer histories.")
@@ -167,23 +190,38 @@ def _train(
         if on_epoch:
             on_epoch(row)
     model.load_state_dict(best)
+    spread_weights(model)
     model.eval()
     with stop.at_once():
-        ranks = {part: rank_part(model, dataset.events, part, device) for part in ("valid", "test")}
+        ranks = {part: rank_part(model, seen, part, device) for part in ("valid", "test")}
     return TrainedModel(model, progress, ranks, _report(experiment, dataset, model, progress, ranks))
 
 
-def _training_batches(experiment: Experiment, dataset: Dataset, model: SeqRecModel) -> TrainingBatches:
+def _training_batches(
+    experiment: Experiment, dataset: Dataset, seen: EventLog, model: SeqRecModel
+) -> TrainingBatches:
     parallel = experiment.train.parallel
+    log = learned_events(seen, experiment.data)
     windows = TrainingWindows(
-        dataset.events,
+        log,
         experiment.data.max_length,
         model.parallel if parallel is None else parallel,
         experiment.data.window_context,
     )
     if not len(windows):
         raise UserError(f"{dataset.path} has no training targets: prepare it with longer histories.")
-    return TrainingBatches(dataset.events, windows, experiment.train.batch_targets)
+    return TrainingBatches(log, windows, experiment.train.batch_targets)
+
+
+def _start_alike(model: SeqRecModel, optimizer: Optimizer, progress: Progress) -> Progress:
+    """Put all processes where the first one stands, which alone reads the state of an interrupted run."""
+    if current().size == 1:
+        return progress
+    spread_weights(model)
+    moments = spread_tensors(optimizer.state())
+    if current().rank:
+        optimizer.load_state(moments)
+    return Progress.of(from_first(asdict(progress)))
 
 
 def _validation_targets(experiment: Experiment, dataset: Dataset) -> NDArray[np.int64]:
@@ -204,26 +242,44 @@ def _train_epoch(
     progress: Progress,
     best: dict[str, Tensor],
     states: States,
+    compiled: bool = False,
 ) -> dict[str, float]:
-    """Learn every target once, or those that are left; returns the mean of each loss term over all."""
+    """Learn every target once, or those that are left; returns the mean of each loss term over all.
+
+    Args:
+        model: learns.
+        optimizer: moves its weights.
+        batches: of this epoch and all others.
+        seed: of the order of the batches.
+        device: where the model is.
+        progress: where training stands; its position within the epoch is moved on.
+        best: the best weights so far, which belong to a state.
+        states: where states are saved within the epoch.
+        compiled: whether the losses are compiled.
+    """
     epoch, position = progress.epoch + 1, progress.position
     started = time.perf_counter() - position.seconds
+    losses = torch.compile(model.losses, dynamic=True) if compiled else model.losses
     if not position.step:
         model.start_epoch(epoch)
+        spread_buffers(model)
     model.train()
     sums = {name: torch.tensor(total, device=device) for name, total in position.sums.items()}
     groups = batches.epoch(numpy_generator(seed, "batches", epoch))[position.step :]
-    for windows in track(groups, f"epoch {epoch}", len(groups), "step"):
-        batch = make_batch(batches.log, windows).to(device)
-        terms = model.losses(batch)
-        optimizer.step(torch.stack(list(terms.values())).sum())
+    ranks = current()
+    steps = batches_on(device, batches.log, (share_of(windows, ranks) for windows in groups))
+    for share, batch in track(steps, f"epoch {epoch}", len(groups), "step"):
+        own_noise(model, seed, epoch, share.windows)
+        with together(share.ranks):
+            terms = {} if batch is None else losses(batch)
+        optimizer.step(torch.stack(list(terms.values())).sum() if terms else None)
         for name, term in terms.items():
-            weighted = term.detach() * int(windows.targets.sum())
+            weighted = term.detach() * share.num_targets
             sums[name] = sums.get(name, torch.zeros((), device=device)) + weighted
         position.step, position.seconds = position.step + 1, time.perf_counter() - started
         states.after_step(progress, best, sums)
     position.sums = {name: float(total) for name, total in sums.items()}
-    means = {name: total / batches.num_targets for name, total in position.sums.items()}
+    means = {name: total / batches.num_targets for name, total in sum_losses(sums).items()}
     if not all(math.isfinite(mean) for mean in means.values()):
         raise UserError(
             f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again."

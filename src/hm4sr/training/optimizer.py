@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel
 from hm4sr.training.average import WeightAverage
+from hm4sr.training.parallel import sum_gradients
 
 _AVERAGE = "average."
 
@@ -39,23 +40,29 @@ class Optimizer:
             table.sparse = True
         rows = {id(table.weight) for table in tables}
         dense = [parameter for parameter in model.parameters() if id(parameter) not in rows]
+        self._dense, self._sparse = dense, [table.weight for table in tables]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Adam(dense, lr=learning_rate, weight_decay=weight_decay, fused=True)
         ]
         if tables:
-            self.parts.append(torch.optim.SparseAdam([table.weight for table in tables], lr=learning_rate))
-
+            self.parts.append(torch.optim.SparseAdam(self._sparse, lr=learning_rate))
         self._average = WeightAverage(model, average) if average else None
 
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the model has the averaged weights, if an average is kept."""
         return nullcontext() if self._average is None else self._average.applied()
 
-    def step(self, loss: Tensor) -> None:
-        """Move the parameters against the gradient of a loss."""
+    def step(self, loss: Tensor | None) -> None:
+        """Move the parameters against the gradient of a loss, and of those of the other processes.
+
+        Args:
+            loss: this process's part of the loss; None if it has no part in this step.
+        """
         for part in self.parts:
             part.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self._dense, self._sparse)
         for part in self.parts:
             part.step()
         if self._average is not None:

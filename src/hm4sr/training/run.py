@@ -39,9 +39,11 @@ from hm4sr.files import (
 )
 from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed, write_manifest
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.ranks import anywhere, current
 from hm4sr.runtime import choose_device, choose_precision, describe_machine
 from hm4sr.training.checkpoint import saved_states, snapshot
 from hm4sr.training.loop import TrainedModel, build_model, train
+from hm4sr.training.parallel import from_first, local_device
 from hm4sr.training.settings import Experiment
 
 logger = logging.getLogger(__name__)
@@ -92,35 +94,47 @@ def train_run(
     """
     dataset = Dataset.open(experiment.data.path)
     experiment = pinned(experiment, dataset)
+    config, identity = experiment.resolved(), data_identity(dataset, experiment)
     state = path / "resume"
     if resume and (path / NAME).is_file():
         run = Run.open(path)
-        _expect_same(path, "settings", run.config, experiment.resolved())
-        _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
+        _expect_same(path, "settings", run.experiment.resolved(), config)
+        _expect_same(path, "data", read_json(path / "data.json"), identity)
+        _agree(None, config, identity)
         return run
     if resume and not saved_states(state):
         logger.info("nothing was saved in %s: training begins at the beginning", path)
         resume = False
-    if not resume:
+    if resume:
+        # Resolved anew: a setting that this version has and an older one had not is at its default.
+        before = Experiment.build(read_json(path / "config.json"), str(path / "config.json"))
+        _expect_same(path, "settings", before.resolved(), config)
+        _expect_same(path, "data", read_json(path / "data.json"), identity)
+    else:
         _check_replaceable(path, force)
         _check_buildable(experiment, dataset)
+    _agree("resume" if resume else "start", config, identity)
     with writing(path, "make room there or mend the rights, or name another folder with --out"):
         path.mkdir(parents=True, exist_ok=True)
     with _alone(path):
-        if resume:
-            _expect_same(path, "settings", read_json(path / "config.json"), experiment.resolved())
-            _expect_same(path, "data", read_json(path / "data.json"), data_identity(dataset, experiment))
-        else:
-            _begin(path, dataset, experiment)
+        if not resume:
+            _begin(path, config, identity)
         try:
             trained = train(experiment, dataset, state, resume, on_epoch)
         except StoppedError as error:
-            where = f"stopped {error.where or 'after the last epoch'}, and the state is saved"
-            raise StoppedError(error.signum, f"{where}: go on with the same command and --resume.") from error
+            raise StoppedError(error.signum, _how_to_go_on(error.where)) from error
         with writing(path, "make room there or mend the rights; go on with the same command and --resume"):
             _save(path, trained, dataset, experiment)
         shutil.rmtree(state, ignore_errors=True)
     return Run.open(path)
+
+
+def _how_to_go_on(where: str) -> str:
+    """The sentence that a run which was told to stop ends with."""
+    kept = f"stopped {where or 'after the last epoch'}, and the state is saved"
+    if current().size > 1:
+        kept = "stopped; whole epochs are kept"
+    return f"{kept}: go on with the same command and --resume."
 
 
 def _check_replaceable(path: Path, force: bool) -> None:
@@ -155,7 +169,7 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _begin(path: Path, dataset: Dataset, experiment: Experiment) -> None:
+def _begin(path: Path, config: dict[str, Any], identity: dict[str, Any]) -> None:
     """Empty the folder and write what the run is; in an order that shows, if killed, what it was."""
     with writing(path, "make room there or mend the rights, or name another folder with --out"):
         for file in sorted(path.iterdir(), key=lambda file: (file.name in _FIRST, file.name != NAME)):
@@ -163,8 +177,38 @@ def _begin(path: Path, dataset: Dataset, experiment: Experiment) -> None:
                 shutil.rmtree(file)
             else:
                 file.unlink()
-        write_json(path / "data.json", data_identity(dataset, experiment))
-        write_json(path / "config.json", experiment.resolved())
+        write_json(path / "data.json", identity)
+        write_json(path / "config.json", config)
+
+
+def accompany(experiment: Experiment) -> None:
+    """Train along with the first of several processes, which calls `train_run`; nothing is written.
+
+    Raises:
+        UserError: this process has other settings or other data.
+    """
+    dataset = Dataset.open(experiment.data.path)
+    experiment = pinned(experiment, dataset)
+    if _agree(None, experiment.resolved(), data_identity(dataset, experiment)):
+        train(experiment, dataset)
+
+
+def _agree(plan: str | None, config: dict[str, Any], identity: dict[str, Any]) -> str | None:
+    """The first process's plan, once every process has been found to have its settings and data.
+
+    Nothing is written before, for a process that has others ends all of them.
+    """
+    content = {"settings": config, "data": [identity["files"], identity["features"]]}
+    agreed = from_first({"plan": plan, **content})
+    for what, mine in content.items():
+        if agreed[what] != mine:
+            raise UserError(
+                f"process {current().rank} has other {what} than the first one: "
+                "start all with the same command, on copies of the same data."
+            )
+    anywhere(False)  # wait for the others' judgement
+    told: str | None = agreed["plan"]
+    return told
 
 
 def _check_buildable(experiment: Experiment, dataset: Dataset) -> None:
@@ -218,10 +262,10 @@ def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Exper
         pl.concat([trained.ranks["valid"].table("valid"), trained.ranks["test"].table("test")]).write_parquet(
             temporary, compression="zstd"
         )
-    device = choose_device(experiment.train.device)
+    device = choose_device(local_device(experiment.train.device))
     products = str(choose_precision(experiment.train.precision, device)).removeprefix("torch.")
-    machine = {**describe_machine(device), "matrix_products": products, "seed": experiment.seed}
-    write_json(path / "environment.json", machine)
+    settings = {"processes": current().size, "matrix_products": products, "seed": experiment.seed}
+    write_json(path / "environment.json", describe_machine(device) | settings)
     write_json(path / "report.json", trained.report)
     remove_leftovers(path, [*FILES, NAME])
     write_manifest(path / NAME, {"format": FORMAT, "version": VERSION, "files": hash_files(path, FILES)})

@@ -26,6 +26,12 @@ class DataConfig(Config):
     """Modality to share of its items that are treated as if they lacked it, to study what is lost."""
     drop_seed: int = Field(0, ge=0)
     """Seed of the choice of those items; a smaller share is part of a larger one."""
+    train_users: float = Field(1.0, gt=0, le=1)
+    """Share of the users whose training events are learned from; all are judged, whole histories read."""
+    time_noise_days: float = Field(0.0, ge=0, le=36_500, allow_inf_nan=False)
+    """Standard deviation, in days, of an error in the times that the model sees; the order stays."""
+    change_seed: int = Field(0, ge=0)
+    """Seed of the choice of those users and of those errors; a smaller share is part of a larger one."""
     max_length: int = Field(50, gt=0)
     """Events of a history that a model sees (L)."""
     window_context: int = Field(0, ge=0)
@@ -42,7 +48,7 @@ class TrainConfig(Config):
     monitor: str = "ndcg@20"
     """Validation metric that decides on the best epoch."""
     batch_targets: int = Field(1024, gt=0)
-    """Targets of a step, roughly."""
+    """Targets of a step, roughly; of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
     """Step size of Adam."""
     weight_decay: float = Field(0.0, ge=0)
@@ -63,7 +69,9 @@ class TrainConfig(Config):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = Field(0, ge=0)
-    """Processor threads; 0 leaves the choice to torch."""
+    """Processor threads of a process; 0 leaves the choice to torch."""
+    compile: bool = False
+    """Compile the losses with torch.compile, which needs a C++ compiler and pays on long runs, if it does."""
     save_minutes: float = Field(10.0, gt=0)
     """Minutes between two states saved within an epoch; a shorter epoch has one at its end alone."""
 

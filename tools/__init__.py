@@ -1,0 +1,1 @@
+"""What the repository needs beside the package: generated pages, snapshots, mutation tests."""
