@@ -19,6 +19,7 @@ from hm4sr.files import sha256
 from hm4sr.models import get_model
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import numpy_generator
+from hm4sr.training.events import seen_events
 from hm4sr.training.loop import _training_batches, build_model
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
@@ -26,9 +27,10 @@ from hm4sr.types import ItemFeatures
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ticoserec": {"hybrid_after": 1},  # what is similar is found anew in every epoch
-    "m3srec": {"pretrain_epochs": 1},
+    "m3srec": {"pretrain_epochs": 1, "layers": 2},
+    "missrec": {"layers": 2},
 }
-"""Settings that bring in what a model does once an epoch."""
+"""Settings that bring in what a model does once an epoch, or that it cannot do without."""
 
 
 def make_dataset(path: Path) -> Dataset:
@@ -120,7 +122,8 @@ def stop_at(
 def steps_of_an_epoch(dataset: Dataset, experiment: Experiment) -> int:
     """Batches of the first epoch."""
     model = build_model(experiment, dataset, torch.device("cpu"))
-    batches = _training_batches(experiment, dataset, model)
+    seen = seen_events(dataset, experiment.data)
+    batches = _training_batches(experiment, dataset, seen, model)
     return len(batches.epoch(numpy_generator(experiment.seed, "batches", 1)))
 
 

@@ -232,7 +232,10 @@ class Dataset:
             raise self._strange("users.parquet", "a part lies outside of its user's events")
         if (log.train_end > log.valid_end).any():
             raise self._strange("users.parquet", "a part ends before it begins")
-        height = pl.scan_parquet(self.path / "items.parquet").select(pl.len()).collect().item()
+        try:
+            height = pl.scan_parquet(self.path / "items.parquet").select(pl.len()).collect().item()
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise self._strange("items.parquet", reason(error)) from error
         if log.num_events and not (log.items.min() > 0 and log.items.max() <= height):
             raise self._strange("events.parquet", "an item's number is not in items.parquet")
 

@@ -28,6 +28,7 @@ from hm4sr.runtime import describe_machine
 from hm4sr.serving.batch import FORMAT as BATCH
 from hm4sr.serving.onnx_recommender import FILES as EXPORTED
 from hm4sr.serving.onnx_recommender import FORMAT as EXPORT
+from hm4sr.training.events import seen_events
 from hm4sr.training.run import FILES, Run
 from hm4sr.training.run import FORMAT as RUN
 
@@ -136,8 +137,8 @@ def _run(path: Path, data: Path | None) -> list[Check]:
     try:
         dataset = run.dataset(place)
         with _threads(int(recorded.get("threads", 0))):
-            model = run.load_model(dataset)
-            anew = {part: rank_part(model, dataset.events, part, torch.device("cpu")) for part in _PARTS}
+            model, seen = run.load_model(dataset), seen_events(dataset, run.experiment.data)
+            anew = {part: rank_part(model, seen, part, torch.device("cpu")) for part in _PARTS}
     except ValueError as error:  # a UserError, or scores that are no numbers
         return [*checks, Check("data set and ranking", str(error), False)]
     checks.append(Check("data set", f"{place} is what the run was trained on, features included"))

@@ -259,11 +259,11 @@ def _train_epoch(
     """
     epoch, position = progress.epoch + 1, progress.position
     started = time.perf_counter() - position.seconds
-    losses = torch.compile(model.losses, dynamic=True) if compiled else model.losses
     if not position.step:
         model.start_epoch(epoch)
         spread_buffers(model)
     model.train()
+    losses = torch.compile(model.losses, dynamic=True) if compiled else model.losses
     sums = {name: torch.tensor(total, device=device) for name, total in position.sums.items()}
     groups = batches.epoch(numpy_generator(seed, "batches", epoch))[position.step :]
     ranks = current()

@@ -61,6 +61,7 @@ FILES = [
     "report.json",
 ]
 CONFIG_KEYS = ("data", "model", "train", "seed")
+ENVIRONMENT_KEYS = ("hm4sr", "torch", "numpy")
 DATA_KEYS = ("path", "files", "features")
 REPORT_KEYS = ("model", "dataset", "seed", "best_epoch", "epochs", "parameters", "valid", "test")
 """What those files must hold; they may hold more."""
@@ -311,7 +312,7 @@ class Run:
         check_format(path, manifest, (FORMAT, VERSION), "a run folder", advice)
         verify_listed(path, manifest, FILES)
         read_object(path / "data.json", DATA_KEYS)
-        read_object(path / "environment.json")
+        read_object(path / "environment.json", ENVIRONMENT_KEYS)
         return cls(path)
 
     @cached_property
