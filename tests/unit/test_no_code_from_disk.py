@@ -15,18 +15,7 @@ from hostile_kit import numpy_archive, pickled, torch_file
 from training_kit import experiment_on, make_dataset
 
 PACKAGE = Path(hm4sr.__file__).parent
-MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "imp"}
-    "pickle",
-    "cPickle",
-    "_pickle",
-    "dill",
-    "cloudpickle",
-    "joblib",
-    "shelve",
-    "marshal",
-    "yaml",
-    "imp",
-}
+MODULES = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
 CALLS = {"torch.load", "torch.jit.load", "torch.package", "numpy.load", "np.load", "pl.deserialize"}
 METHODS = {"deserialize", "unsafe_load"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}

@@ -136,7 +136,10 @@ class Experiment(Config):
             raise UserError(
                 "the key 'model.name' is missing: add for example name = \"hm4sr\" under [model]."
             )
-        return get_model(self.model["name"])
+        name = self.model["name"]
+        if not isinstance(name, str):
+            raise UserError(f'model.name = {name!r} is no name: write for example name = "hm4sr".')
+        return get_model(name)
 
     def modalities(self, dataset: Dataset) -> tuple[str, ...]:
         """Names of the features that the model reads from a data set."""
