@@ -28,11 +28,25 @@ def item_ids(port: int, count: int = 1000) -> list[str]:
 
 
 async def ask(port: int, body: bytes, idle: list[Connection]) -> int:
-    """Send a question over an idle or a new connection; returns the status."""
-    reader, writer = idle.pop() if idle else await asyncio.open_connection("127.0.0.1", port)
+    """Send a question over an idle or a new connection; returns the status.
+
+    A server may close a connection that was idle for some seconds just when it is taken up again; such a
+    question is sent once more over a new connection, as every HTTP client does.
+    """
     head = "POST /recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
+    question = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    while True:
+        used = bool(idle)
+        reader, writer = idle.pop() if used else await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(question)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            if not used:
+                raise
+    lines = answer.decode("latin-1").lower().split("\r\n")
     (length,) = [line.split(":")[1] for line in lines if line.startswith("content-length:")]
     await reader.readexactly(int(length))
     idle.append((reader, writer))
