@@ -44,7 +44,9 @@ def refused_or_read(work: Callable[[], object]) -> None:
 @QUICK
 @given(
     st.lists(
-        st.one_of(st.none(), st.text(max_size=24), st.integers().map(str), st.floats().map(str)), max_size=6
+        st.one_of(st.none(), st.text(max_size=24), st.integers().map(str), st.floats().map(str)),
+        min_size=1,
+        max_size=6,
     ),
     st.sampled_from(["auto", "s", "ms", "iso"]),
 )
