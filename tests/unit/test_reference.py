@@ -44,7 +44,7 @@ def test_every_setting_is_on_the_pages_with_its_meaning():
     assert {"Experiment", "ServeConfig", "FeatureConfig", "PrepareConfig"} <= names
     for key in all_keys(Experiment):
         assert f"| `{key}` |" in settings
-    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", models, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^## `([\w-]+)`\n(.*?)(?=^## |\Z)", models, re.MULTILINE | re.DOTALL))
     assert list(sections) == list(registered_models())
     for name, model in registered_models().items():
         for key in all_keys(model.Config, "model."):
