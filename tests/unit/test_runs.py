@@ -23,6 +23,8 @@ from hm4sr.experiments.compare import (
 from hm4sr.experiments.launch import Job
 from hm4sr.experiments.records import DatasetFacts, Record, find_facts, finished, identity, publish
 from hm4sr.experiments.runs import Entry, Shelf, best_on_validation, obtain, with_seed
+from hm4sr.files import hash_files
+from hm4sr.manifest import read_manifest, write_manifest
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
 
@@ -119,6 +121,9 @@ def test_a_setting_added_since_then_has_its_default(dataset, tmp_path, trained):
     del config["train"]["validation_users"]
     older = Record.open(run.path)
     (run.path / "config.json").write_text(json.dumps(config))
+    manifest = read_manifest(run.path / "manifest.json")
+    sealed = {**manifest, "files": hash_files(run.path, list(manifest["files"]))}
+    write_manifest(run.path / "manifest.json", sealed)
     assert Record.open(run.path).identity == older.identity
 
 

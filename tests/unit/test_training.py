@@ -288,9 +288,9 @@ def test_a_damaged_state_is_not_resumed(dataset, interrupted):
         train_run(experiment_on(dataset), interrupted, resume=True)
 
 
-def test_there_must_be_something_to_resume(dataset, tmp_path):
-    with pytest.raises(UserError, match="no interrupted run to resume"):
-        train_run(experiment_on(dataset), tmp_path / "nothing", resume=True)
+def test_resuming_what_was_never_saved_begins_at_the_beginning(dataset, tmp_path):
+    run = train_run(experiment_on(dataset, epochs=1), tmp_path / "nothing", resume=True)
+    assert run.report["epochs"] == 1
 
 
 def test_resuming_a_finished_run_changes_nothing(dataset, run, tmp_path):
