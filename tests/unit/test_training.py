@@ -321,15 +321,15 @@ def test_a_mistake_in_the_settings_does_not_cost_the_run_that_was_to_be_replaced
     assert Run.open(path).report == run.report
 
 
-def test_a_run_interrupted_within_its_first_epoch_starts_anew(dataset, tmp_path, monkeypatch):
+def test_a_run_interrupted_within_its_first_validation_is_continued(dataset, tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(loop, "rank_events", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_run(experiment_on(dataset, epochs=1), path)
-    with pytest.raises(UserError, match="leave out --resume"):
-        train_run(experiment_on(dataset, epochs=1), path, resume=True)
-    assert train_run(experiment_on(dataset, epochs=1), path).report["epochs"] == 1
+    with pytest.raises(UserError, match="--resume to continue"):
+        train_run(experiment_on(dataset, epochs=1), path)
+    assert train_run(experiment_on(dataset, epochs=1), path, resume=True).report["epochs"] == 1
 
 
 def interrupt(*_: Any) -> RankedTargets:
