@@ -10,6 +10,7 @@ import torch
 
 from hm4sr.cli import main
 from hm4sr.data.dataset import Dataset
+from hm4sr.manifest import read_manifest, write_manifest
 from hm4sr.models.base import SeqRecModel
 from hm4sr.models.hm4sr import HM4SR
 from hm4sr.serving.recommender import Recommender
@@ -146,8 +147,8 @@ def test_damaged_and_foreign_folders_are_told(shop, tmp_path):
         OnnxRecommender.load(tmp_path)
     with pytest.raises(ValueError, match="is not an export"):
         OnnxRecommender.load(shop / "data")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "version": 99}))
+    manifest = read_manifest(folder / "manifest.json")
+    write_manifest(folder / "manifest.json", {**manifest, "version": 99})
     with pytest.raises(ValueError, match="another version"):
         OnnxRecommender.load(folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -173,12 +173,14 @@ def test_death_in_any_call_leaves_a_whole_state(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 2 * len(faults)
-    kept = []
+    kept, ended = [], []
     for (number, after), states, code in zip(faults, lines[::2], lines[1::2], strict=True):
-        assert code == -signal.SIGKILL
         found = loaded(tmp_path / f"dead-{number}-{after}")
-        assert found in states
+        # A save that needed fewer calls than the counted one ends well.
+        assert found in states if code == -signal.SIGKILL else (code, found) == (0, states[1])
         kept.append(found == states[0])
+        ended.append(code)
+    assert ended.count(-signal.SIGKILL) >= 0.9 * len(faults)
     assert any(kept)
     assert not all(kept)
 

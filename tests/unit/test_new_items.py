@@ -10,6 +10,7 @@ from PIL import Image
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.features.extract import FeatureConfig, extract
+from hm4sr.manifest import read_manifest, write_manifest
 from hm4sr.serving.recommender import Recommender
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -144,7 +145,8 @@ def test_an_encoder_that_is_another_one_is_refused(made, drawn, tmp_path):
         made.add_items([{"item_id": "new", "text": "words"}], encoders={"text": str(tmp_path)})
     manifest = made.dataset.path / "features" / "text" / "manifest.json"
     whole = manifest.read_text()
-    manifest.write_text(whole.replace('"key": "', '"key": "0'))
+    values = read_manifest(manifest)
+    write_manifest(manifest, {**values, "key": f"0{values['key']}"})
     try:
         with pytest.raises(UserError, match="is not the one that made the text features"):
             made.add_items([{"item_id": "new", "text": "words"}])

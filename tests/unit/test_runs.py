@@ -152,11 +152,13 @@ def test_mistakes_are_found_before_anything_is_trained(dataset, tmp_path, traine
     assert not trained
 
 
-def test_a_damaged_run_is_refused_when_it_is_used(dataset, tmp_path, trained):
+def test_a_damaged_run_is_told_and_never_used(dataset, tmp_path, trained, caplog):
     run = train_run(with_seed(short(dataset), 1), tmp_path / "run")
     (run.path / "ranks.parquet").write_bytes((run.path / "ranks.parquet").read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=r"ranks\.parquet has changed"):
-        obtain([Entry("a", short(dataset))], [1], Shelf(tmp_path))
+    assert list(finished(tmp_path)) == []
+    assert "ranks.parquet has changed" in caplog.text
+    with pytest.raises(UserError, match="1 of 1 runs are not trained"):
+        obtain([Entry("a", short(dataset))], [1], Shelf(tmp_path), train=False)
 
 
 def test_what_is_no_run_is_left_out(tmp_path, caplog):

@@ -119,6 +119,7 @@ def train_run(
         path.mkdir(parents=True, exist_ok=True)
     with _alone(path):
         if not resume:
+            _check_replaceable(path, force)  # another process may have finished here in the meantime
             _begin(path, config, identity)
         try:
             trained = train(experiment, dataset, state, resume, on_epoch)
