@@ -107,7 +107,7 @@ def estimate(rest: float, slope: float, given: Assumptions) -> list[tuple[str, s
         ("events in the memory of a host, GB", f"{log / 1e9:.1f}"),
         (
             "GPUs that hold table and features",
-            f"{int(np.ceil((tables + features) / (0.8e9 * given.gpu_gb)))}",
+            str(devices),
         ),
     ]
 
