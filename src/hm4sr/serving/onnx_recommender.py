@@ -38,8 +38,9 @@ class OnnxRecommender(BaseRecommender):
         table = read_own(folder / "items.parquet")
         counts = np.concatenate([[0], table["events"].to_numpy()]).astype(np.int64)
         blocks = {name: slice(*ends) for name, ends in manifest["blocks"].items()}
+        ranker = DotProductRanker(self._encode, vectors, blocks, seen_bias=manifest.get("seen_bias", 0.0))
         super().__init__(
-            Served(Shelf(table, counts), DotProductRanker(self._encode, vectors, blocks)),
+            Served(Shelf(table, counts), ranker),
             Users({}, _no_events(), f"the export {folder}"),
             InventedTimes(**manifest["invented"]),
             manifest["max_length"],
