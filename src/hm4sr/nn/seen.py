@@ -20,11 +20,11 @@ class SeenTerm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
+        self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self) -> Float[Tensor, ""]:
         """The number."""
-        return _FACTOR * self.weight
+        return _FACTOR * self.weight[0]
 
 
 def seen_at_targets(batch: SeqBatch) -> Int[Tensor, "N S"]:
