@@ -18,9 +18,6 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-MOST_EARLIER = 1_000
-"""How many events before those that a model reads are remembered at most, as items alone."""
-
 
 @dataclass(frozen=True)
 class ItemFeatures:
@@ -116,8 +113,8 @@ class SeqBatch:
         users: row number of the user, or -1 for somebody unknown.
         asked: when the question after each position is asked, in seconds since 1970: the moment of the
             target, or that for which a recommendation is wanted. None stands for the moment of the event.
-        earlier: items of the newest events before the first of each row, at most `MOST_EARLIER` of them, in
-            any order; 0 marks padding. None where no row has any.
+        earlier: items of the newest events before the first of each row, at most 1,000 of them, in any
+            order; 0 marks padding. None where no row has any.
     """
 
     items: Int[Tensor, "B L"]

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from hm4sr.data.dataset import EventLog
-from hm4sr.types import MOST_EARLIER, SeqBatch
+from hm4sr.types import SeqBatch
 
 _POSITIONS = 16_384
 """Events of a batch of histories to be judged, roughly."""
@@ -114,7 +114,7 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
     index = windows.starts[:, None] + np.minimum(position, np.maximum(windows.lengths - 1, 0)[:, None])
     learned = real & (position >= windows.first_target[:, None])
     next_index = np.minimum(index + 1, log.num_events - 1)
-    before = earlier_items(log, log.starts[windows.users], windows.starts)
+    before = log.earlier_items(log.starts[windows.users], windows.starts)
     return SeqBatch(
         items=torch.from_numpy(np.where(real, log.items[index], 0).astype(np.int64)),
         times=torch.from_numpy(log.times[index]),
@@ -123,24 +123,6 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
         users=torch.from_numpy(windows.users),
         asked=torch.from_numpy(log.times[np.where(real, next_index, index)]),
         earlier=torch.from_numpy(before) if before.shape[1] else None,
-    )
-
-
-def earlier_items(log: EventLog, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Items of the newest events of each range of the log, at most `MOST_EARLIER`, filled up with 0.
-
-    Args:
-        log: all events.
-        starts: first event of each range.
-        ends: one past its last event.
-    """
-    counts = np.minimum(ends - starts, MOST_EARLIER)
-    position = np.arange(int(counts.max(initial=0)))
-    if not len(position):
-        return np.zeros((len(starts), 0), dtype=np.int64)
-    index = np.maximum((ends - counts)[:, None] + position, 0)
-    return np.where(position < counts[:, None], log.items[np.minimum(index, log.num_events - 1)], 0).astype(
-        np.int64
     )
 
 

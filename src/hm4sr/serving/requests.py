@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hm4sr.data.batches import earlier_items
 from hm4sr.data.dataset import EventLog
 from hm4sr.errors import UserError
 from hm4sr.serving.histories import (
@@ -93,7 +92,7 @@ class Requests:
         real = position < lengths[:, None]
         items = np.where(real, self.log.items[index], 0).astype(np.int64)
         times = self.log.times[index]
-        earlier = earlier_items(self.log, self.starts[rows], ends - lengths)
+        earlier = self.log.earlier_items(self.starts[rows], ends - lengths)
         histories = PaddedHistories(items, times, lengths, self.users[rows], self.asked[rows], earlier)
         return with_even_gaps(histories) if self.even else histories
 
