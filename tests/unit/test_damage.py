@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -22,7 +20,7 @@ from hm4sr.training.checkpoint import newest_whole
 from hm4sr.training.run import FILES, Run, train_run
 from hm4sr.training.settings import Experiment
 from hostile_kit import JSON, PARQUET, SAFETENSORS, STRANGE_WEIGHTS, TABLES, TOML
-from training_kit import experiment_on, make_dataset, one_byte_otherwise, stop_at
+from training_kit import experiment_on, files_of, make_dataset, silent, stop_at
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +39,6 @@ def load_all(place: Path) -> None:
     for name in feature_names(dataset):
         load_features(dataset, name)
     run.dataset()
-
-
-def files_of(*folders: Path) -> list[Path]:
-    return sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-
-
-def silent(files: list[Path], load: Callable[[], object], times: int, seed: int) -> list[str]:
-    """Damage a file, load, mend it, and so on through all files; returns the damage that nobody noticed."""
-    rng = np.random.default_rng(seed)
-    unnoticed = []
-    load()
-    for number in range(times):
-        file = files[number % len(files)]
-        content = file.read_bytes()
-        damaged, what = one_byte_otherwise(content, rng)
-        file.write_bytes(damaged)
-        try:
-            load()
-            unnoticed.append(f"{file.name}: {what}")
-        except UserError:
-            pass
-        finally:
-            file.write_bytes(content)
-    load()
-    return unnoticed
 
 
 def test_of_a_thousand_damaged_files_of_a_run_and_its_data_none_loads(place: Path) -> None:
