@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[[], *TARGETS], metavar="NAME", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--input", type=Path, help="run one target on this file alone, without atheris")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     names = given.names or list(TARGETS)
     if given.input is not None:
@@ -44,16 +44,15 @@ def main() -> int:
     except ImportError:
         print("fuzz: atheris is not installed: pip install 'hm4sr[fuzz]' (Linux).", file=sys.stderr)
         return 2
-    if given.here:
-        _fuzz(names[0], given.seconds)
+    if given.here is not None:
+        _fuzz(names[0], given.seconds, given.here)
     return max(_in_process(name, given.seconds) for name in names)
 
 
-def _fuzz(name: str, seconds: int) -> None:
-    """Fuzz one target in this process, which atheris ends."""
+def _fuzz(name: str, seconds: int, folder: Path) -> None:
+    """Fuzz one target in this process, which atheris ends; its world is made in an empty folder."""
     import atheris
 
-    folder = Path(tempfile.mkdtemp(dir=MEMORY))
     with instrumented():
         target = TARGETS[name](folder)
     corpus, found = HERE / "corpus" / name, HERE / "findings"
@@ -78,8 +77,9 @@ def _fuzz(name: str, seconds: int) -> None:
 
 
 def _in_process(name: str, seconds: int) -> int:
-    command = [sys.executable, "-m", "fuzz", name, "--seconds", str(seconds), "--here"]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        command = [sys.executable, "-m", "fuzz", name, "--seconds", str(seconds), "--here", folder]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     told = done.stdout + done.stderr
     counts = re.findall(r"stat::number_of_executed_units:\s*(\d+)", told)
     counts = counts or re.findall(r"^#(\d+)", told, re.MULTILINE)

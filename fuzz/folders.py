@@ -21,16 +21,10 @@ def manifest(folder: Path) -> Target:
 
     def run(data: bytes) -> None:
         if data[:1] == b"\0":
-            try:
-                values = json.loads(data[1:])
-            except (ValueError, RecursionError):
+            values = _object(data[1:])
+            if values is None:
                 return
-            if not isinstance(values, dict):
-                return
-            try:
-                write_manifest(place / NAME, values)
-            except UnicodeEncodeError:  # no file can hold half of a pair of surrogates
-                return
+            write_manifest(place / NAME, values)
         else:
             (place / NAME).write_bytes(data[1:])
         refused_or_read(lambda: verify(place))
@@ -56,6 +50,16 @@ def small_run(folder: Path) -> None:
     train_run(experiment_on(folder / "shop", epochs=1), folder / "run")
 
 
+def _object(data: bytes) -> dict[str, Any] | None:
+    """A JSON object that a file can hold, or nothing."""
+    try:
+        values = json.loads(data)
+        json.dumps(values, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
 def _replacing(place: Path, files: Sequence[str], use: Callable[[], None]) -> Callable[[bytes], None]:
     """Put an input in the place of one of a folder's files, make its hash right, use the folder, mend it."""
     from hm4sr.files import hash_files
@@ -65,9 +69,15 @@ def _replacing(place: Path, files: Sequence[str], use: Callable[[], None]) -> Ca
     values = read_manifest(place / NAME)
 
     def run(data: bytes) -> None:
-        name = files[(data or b"\0")[0] % len(files)]
-        (place / name).write_bytes(data[1:])
-        write_manifest(place / NAME, {**values, "files": values["files"] | hash_files(place, [name])})
+        name = [*files, NAME][(data or b"\0")[0] % (len(files) + 1)]
+        if name == NAME:
+            others = _object(data[1:])
+            if others is None:
+                return
+            write_manifest(place / NAME, {**values, **others})
+        else:
+            (place / name).write_bytes(data[1:])
+            write_manifest(place / NAME, {**values, "files": values["files"] | hash_files(place, [name])})
         try:
             refused_or_read(use)
         finally:
@@ -119,20 +129,31 @@ def run_folder(folder: Path) -> Target:
 
     files = [name for name in FILES if not name.endswith(".safetensors")]
     seeds = [bytes([number]) + (place / name).read_bytes() for number, name in enumerate(files)]
-    words = [
-        b"null",
-        b"{}",
-        b"[]",
-        b"-1",
-        b"1e999",
-        b"NaN",
-        b"9" * 25,
-        b'"name"',
-        b'"dim"',
-        b'"path"',
-        b"PAR1",
-    ]
+    words = [b"null", b"{}", b"[]", b"-1", b"1e999", b"NaN", b"9" * 25, b'"name"', b'"dim"', b"PAR1"]
     return Target(_replacing(place, files, use), seeds, words)
+
+
+def export(folder: Path) -> Target:
+    """The files of an export, with right hashes, and other words in its manifest."""
+    from hm4sr.serving.export import export_onnx
+    from hm4sr.serving.onnx_recommender import FILES, OnnxRecommender
+
+    small_run(folder)
+    place = folder / "export"
+    export_onnx(folder / "run", place)
+
+    def use() -> None:
+        found = OnnxRecommender.load(place, threads=1)
+        found.recommend(histories=["7"], k=3)
+
+    seeds = [bytes([number]) + (place / name).read_bytes() for number, name in enumerate(FILES)]
+    seeds.append(
+        bytes([len(FILES)])
+        + b'{"blocks": {"id": [0, 8]}, "max_length": 8, "invented": {"last": 1, "gap": 2}}'
+    )
+    return Target(
+        _replacing(place, FILES, use), seeds, [b"null", b"-1", b"[]", b"{}", b"PAR1", b'"shape":[', b"1e99"]
+    )
 
 
 def weights(folder: Path) -> Target:
@@ -159,8 +180,8 @@ def weights(folder: Path) -> Target:
     ]
 
     def run(data: bytes) -> None:
-        if data:
-            runs[data[0] % 2](data)
+        place, part = divmod((data or b"\0")[0] % 4, 2)
+        runs[part](bytes([place]) + data[1:])
 
     def small(header: Any, content: bytes) -> bytes:
         text = json.dumps(header).encode()
@@ -175,15 +196,5 @@ def weights(folder: Path) -> Target:
         b"\1" + (features / "vectors.safetensors").read_bytes(),
         b"\1" + small(vectors, b"\0" * 84 + b"\1" * 21),
     ]
-    words = [
-        b'"dtype"',
-        b'"F32"',
-        b'"I64"',
-        b'"F8_E4M3"',
-        b'"BF16"',
-        b'"shape"',
-        b'"data_offsets"',
-        b"[0,",
-        b"-1",
-    ]
+    words = [b'"dtype"', b'"F32"', b'"I64"', b'"F8_E4M3"', b'"BF16"', b'"shape"', b'"data_offsets"', b"[0,"]
     return Target(run, seeds, words)

@@ -8,7 +8,7 @@ input chooses among files or routes where a target has several.
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz.folders import dataset, manifest, run_folder, weights
+from fuzz.folders import dataset, export, manifest, run_folder, weights
 from fuzz.raw import amazon, config, histories, lines, movielens, parquet, recbole, table, times
 from fuzz.service import pictures, requests
 from fuzz.target import Target
@@ -26,6 +26,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "manifest": manifest,
     "dataset": dataset,
     "run": run_folder,
+    "export": export,
     "weights": weights,
     "pictures": pictures,
     "requests": requests,

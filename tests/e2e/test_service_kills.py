@@ -1,5 +1,6 @@
 """`hm4sr serve` killed at random moments while it is asked: right answers or none, and no file touched."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -137,6 +138,15 @@ class Clients:
             self._news.notify_all()
 
 
+def free_port(rng):
+    """A port below those that the system gives to clients, one of which could connect to itself there."""
+    for port in rng.integers(20_000, 30_000, 100):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", int(port)))
+            return int(port)
+    raise AssertionError("no free port")
+
+
 def files_as_they_are(*folders):
     """Hash and time of the last change of every file, and the names of all folders."""
     return {
@@ -154,11 +164,8 @@ def test_killed_services_answer_rightly_or_not_at_all(shop, kills):
     rng = np.random.default_rng(kills)
     questions = questions_and_answers(shop / "run")
     before = files_as_they_are(shop / "run", shop / "data")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--port", str(port), "--set", "limits.deadline_seconds=60"]
-    with Clients(port, questions) as clients:
+    arguments = ["--port", str(free_port(rng)), "--set", "limits.deadline_seconds=60"]
+    with Clients(int(arguments[1]), questions) as clients:
         for number in range(kills):
             if number % 5 == 4:
                 line = [sys.executable, "-m", "hm4sr.cli", "serve", str(shop / "run"), *arguments]

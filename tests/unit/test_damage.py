@@ -6,6 +6,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hm4sr.data.dataset import TABLES as DATA_TABLES
 from hm4sr.data.dataset import Dataset, save_dataset
@@ -114,6 +116,27 @@ def test_features_that_are_none_are_refused_though_their_hash_is_right(tmp_path:
     (folder / "vectors.safetensors").write_bytes({**SAFETENSORS, **STRANGE_WEIGHTS}[what])
     sealed(folder)
     with pytest.raises(UserError, match="text is damaged"):
+        load_features(dataset, "text")
+
+
+MISSHAPEN = {
+    "vectors of other items": {"vectors": torch.ones(7, 6)},
+    "flat vectors": {"vectors": torch.ones(21)},
+    "whole numbers": {"vectors": torch.ones(21, 6, dtype=torch.int32)},
+    "a mask of other items": {"present": torch.ones(20, dtype=torch.bool)},
+    "a wide mask": {"present": torch.ones(21, 2, dtype=torch.bool)},
+}
+
+
+@pytest.mark.parametrize("what", MISSHAPEN)
+def test_features_that_do_not_fit_the_items_are_refused(tmp_path: Path, what: str) -> None:
+    dataset = make_dataset(tmp_path / "shop")
+    folder = dataset.path / "features" / "text"
+    file = folder / "vectors.safetensors"
+    whole = {name: tensor.clone() for name, tensor in load_file(file).items()}  # the file goes away
+    save_file({**whole, **MISSHAPEN[what]}, file)
+    sealed(folder)
+    with pytest.raises(UserError, match="do not fit 20 items"):
         load_features(dataset, "text")
 
 

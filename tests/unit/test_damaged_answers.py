@@ -9,10 +9,13 @@ import pytest
 pytest.importorskip("onnxruntime", reason="onnxruntime, of the extra `export`, is not installed")
 pytest.importorskip("onnx", reason="onnx, of the extra `export`, is not installed")
 
+import numpy as np
 import polars as pl
+from safetensors.numpy import save
 
 from hm4sr.errors import UserError
 from hm4sr.experiments.verify import verify
+from hm4sr.files import hash_files
 from hm4sr.manifest import NAME, read_manifest, write_manifest
 from hm4sr.serving.batch import BatchConfig, read_recommendations, recommend_all
 from hm4sr.serving.export import export_onnx
@@ -55,6 +58,45 @@ def test_of_300_damaged_recommendations_none_loads(place: Path) -> None:
     assert silent(files, lambda: read_recommendations(place / "answers"), 300, seed=5) == []
 
 
+def vectors(shape: tuple[int, ...], dtype: type = np.float32) -> bytes:
+    return save({"vectors": np.ones(shape, dtype=dtype)})
+
+
+STRANGE = {
+    "no encoder": ("encoder.onnx", b"no protobuf"),
+    "an empty encoder": ("encoder.onnx", b""),
+    "vectors of other items": ("items.safetensors", vectors((7, 24))),
+    "wider vectors": ("items.safetensors", vectors((21, 25))),
+    "flat vectors": ("items.safetensors", vectors((21,))),
+    "whole numbers": ("items.safetensors", vectors((21, 24), np.int32)),
+    "no vectors": ("items.safetensors", save({"others": np.ones(3, dtype=np.float32)})),
+    "no table": ("items.parquet", b"PAR1PAR1"),
+    "no blocks": (NAME, {"blocks": None}),
+    "a block of words": (NAME, {"blocks": {"id": ["a", "b"]}}),
+    "a block beyond": (NAME, {"blocks": {"id": [0, 99]}}),
+    "no length": (NAME, {"max_length": None}),
+    "other times": (NAME, {"invented": {"first": 3}}),
+}
+"""Exports whose hashes are right and that no run gave."""
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_an_export_that_no_run_gave_is_one_sentence(place: Path, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(place / "export", folder)
+    name, content = STRANGE[what]
+    manifest = read_manifest(folder / NAME)
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+        manifest["files"] = hash_files(folder, FILES)
+    else:
+        manifest |= content
+    write_manifest(folder / NAME, manifest)
+    with pytest.raises(UserError, match=r"is damaged|cannot be read|is not a readable") as told:
+        OnnxRecommender.load(folder)
+    assert str(told.value).endswith(".")
+
+
 @pytest.mark.parametrize("folder", ["export", "answers"])
 def test_verify_names_each_of_200_damages(place: Path, folder: str) -> None:
     assert silent(files_of(place / folder), lambda: verified(place / folder), 200, seed=6) == []
@@ -71,9 +113,8 @@ def test_damaged_parts_are_made_anew_and_a_damaged_manifest_is_refused(place: Pa
         if name == NAME:
             with pytest.raises(UserError):
                 recommend_all(Source(str(place / "run")), CONFIG, out)
-            assert (out / NAME).read_bytes() == bytes(damaged), (
-                "nothing is written over what is not understood"
-            )
+            assert (out / NAME).read_bytes() == bytes(damaged), "what is not known is not written over"
+            (out / NAME).write_bytes(whole[NAME])
         else:
             done = recommend_all(Source(str(place / "run")), CONFIG, out)
             assert (done.parts, done.kept) == (4, 3)

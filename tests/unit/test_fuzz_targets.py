@@ -18,7 +18,11 @@ from hm4sr.errors import UserError
 from hm4sr.serving.history_files import Columns, read_histories
 from training_kit import one_byte_otherwise
 
-NEEDS = {"pictures": ["PIL"], "requests": ["fastapi", "prometheus_client", "PIL"]}
+NEEDS = {
+    "pictures": ["PIL"],
+    "export": ["onnx", "onnxruntime"],
+    "requests": ["fastapi", "prometheus_client", "PIL"],
+}
 
 
 @pytest.fixture(autouse=True)
