@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
@@ -63,23 +64,21 @@ def load_features(dataset: Dataset, name: str) -> ItemFeatures:
                 levels, start = file.get_tensor("levels"), file.get_tensor("start")
     except SafetensorError as error:
         raise UserError(f"{folder} is damaged ({error}): run `hm4sr features` again.") from error
-    features = ItemFeatures(vectors, present, levels, start)
-    if not _fits(features, dataset.num_items + 1):
+    if not _fit(dataset.num_items + 1, vectors, present, levels, start):
         raise UserError(
             f"{folder} is damaged (its tensors do not fit {dataset.num_items:,} items): run `hm4sr features` "
             "again."
         )
-    return features
+    return ItemFeatures(vectors, present, levels, start)
 
 
-def _fits(features: ItemFeatures, rows: int) -> bool:
+def _fit(rows: int, vectors: Tensor, present: Tensor, levels: Tensor | None, start: Tensor | None) -> bool:
     """Whether shapes and number formats are those of features of so many rows, row 0 being padding."""
-    vectors, levels, start = features.vectors, features.levels, features.start
-    if vectors.ndim != 2 or len(vectors) != rows or features.present.shape != (rows,):
+    if vectors.ndim != 2 or len(vectors) != rows or present.shape != (rows,):
         return False
     if levels is None or start is None:
         return vectors.is_floating_point()
-    shaped = levels.ndim == 3 and len(levels) == rows and start.shape == levels.shape[2:]
+    shaped = levels.ndim == 3 and len(levels) == rows and levels.shape[2:] == start.shape == vectors.shape[1:]
     return shaped and all(tensor.is_floating_point() for tensor in (vectors, levels, start))
 
 
