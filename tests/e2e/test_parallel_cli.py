@@ -115,6 +115,38 @@ def test_one_process_writes_what_all_learned(dataset, tmp_path):
         assert np.array_equal(rows["user"], np.arange(60))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list threads in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    """One that does may abort the process when the interpreter ends."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "import torch.distributed as dist\n"
+        "from hm4sr.training.parallel import joined\n"
+        "def threads():\n"
+        "    found = [(task / 'comm').read_text() for task in Path('/proc/self/task').iterdir()]\n"
+        "    return sum('gloo' in name for name in found)\n"
+        "with joined() as ranks:\n"
+        "    dist.all_reduce(torch.ones(1))\n"
+        "    import torch.distributed.nn.functional\n"
+        "    assert threads() > 0\n"
+        "assert threads() == 0, threads()\n",
+        encoding="utf-8",
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_several_processes_continue_what_one_began(dataset, tmp_path):
     experiment = experiment_on(dataset.path, epochs=3)
     whole = train_run(experiment, tmp_path / "whole")

@@ -10,6 +10,7 @@ parts of the whole batch's (see `nn.ranks`), so gradients are added up, in one f
 pass. The first process alone reads and writes the run folder; what it reads is sent to the others.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -53,6 +54,9 @@ def joined() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield current()
         return
+    # Its functions take the group of all processes as a default: were it imported once there is a group, that
+    # would never end, its threads would run on while the interpreter ends, and abort it now and then.
+    importlib.import_module("torch.distributed.nn")
     try:
         store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
         backend = "gloo"
