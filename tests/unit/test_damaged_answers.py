@@ -74,6 +74,7 @@ STRANGE = {
     "no blocks": (NAME, {"blocks": None}),
     "a block of words": (NAME, {"blocks": {"id": ["a", "b"]}}),
     "a block beyond": (NAME, {"blocks": {"id": [0, 99]}}),
+    "a weight that is none": (NAME, {"seen_bias": float("nan")}),
     "no length": (NAME, {"max_length": None}),
     "other times": (NAME, {"invented": {"first": 3}}),
 }

@@ -14,6 +14,7 @@ from hm4sr.config import Config
 from hm4sr.errors import UserError
 from hm4sr.nn.losses import one_against_one, softmax_loss
 from hm4sr.nn.sampling import ItemView, draw_unseen, sample_items, whole_catalogue
+from hm4sr.nn.seen import seen_at_end
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 
@@ -170,6 +171,9 @@ class SeqRecModel(nn.Module):
             candidates: what `item_vectors` returned; see also `fixed_items`.
         """
         scores = self.last_hidden(batch) @ candidates.T
+        if bias := self.seen_bias():
+            items = seen_at_end(batch)
+            scores.scatter_add_(1, items, scores.new_full((1, 1), bias).expand(items.shape))
         scores[:, 0] = -torch.inf
         return scores
 
@@ -210,6 +214,10 @@ class SeqRecModel(nn.Module):
     def append_items(self, vectors: Float[Tensor, "U Q"]) -> None:
         """Put further items behind the fixed ones, for serving alone: the weights stay as they are."""
         self._fixed_items = torch.cat([self.items_now(), vectors])
+
+    def seen_bias(self) -> float:
+        """What is added to the score of every item that stands in the history; nothing by default."""
+        return 0.0
 
     def blocks(self) -> dict[str, slice]:
         """Columns of a vector (Q) that belong to each modality alone, "id" first.

@@ -20,12 +20,21 @@ class ItemView:
         items: `batch.items` as rows of `vectors`.
         targets: the learned targets as rows of `vectors`.
         log_weights: how many items each row stands for in the softmax, as a logarithm; None: itself.
+        numbers: item number of each row, ascending; None where row v is item v.
     """
 
     vectors: Float[Tensor, "U Q"]
     items: Int[Tensor, "B L"]
     targets: Int[Tensor, "N"]
     log_weights: Float[Tensor, "U"] | None = None
+    numbers: Int[Tensor, "U"] | None = None
+
+    def rows_of(self, items: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """Where items stand among the vectors; 0 for those that do not."""
+        if self.numbers is None:
+            return items
+        rows = torch.searchsorted(self.numbers, items).clamp_max(len(self.numbers) - 1)
+        return rows.where(self.numbers[rows] == items, 0)
 
 
 def whole_catalogue(batch: SeqBatch, vectors: Float[Tensor, "V Q"]) -> ItemView:
@@ -74,7 +83,7 @@ def sample_items(
     log_weights = log_weights.masked_fill(~in_softmax, -torch.inf)
     items = place[1 : len(history)].view(batch.items.shape)
     found = place[len(history) + first :][: len(own)]
-    return rows, lambda vectors: ItemView(vectors, items, found, log_weights)
+    return rows, lambda vectors: ItemView(vectors, items, found, log_weights, rows)
 
 
 def draw_unseen(batch: SeqBatch, num_items: int, rng: torch.Generator) -> Int[Tensor, "N"]:

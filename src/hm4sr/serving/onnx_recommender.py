@@ -4,6 +4,7 @@ recommender = OnnxRecommender.load("exports/games")
 print(recommender.recommend(histories=[("B0001", 1405296000), ("B0002", 1405382400)]).table())
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,12 @@ class OnnxRecommender(BaseRecommender):
         self._blocks = {
             name: slice(int(start), int(stop)) for name, (start, stop) in manifest["blocks"].items()
         }
+        seen_bias = float(manifest.get("seen_bias", 0.0))
+        if not math.isfinite(seen_bias):
+            raise ValueError(f"a seen_bias of {seen_bias}")
+        ranker = DotProductRanker(self._encode, vectors, self._blocks, seen_bias=seen_bias)
         super().__init__(
-            Served(Shelf(table, counts), DotProductRanker(self._encode, vectors, self._blocks)),
+            Served(Shelf(table, counts), ranker),
             Users({}, _no_events(), f"the export {folder}"),
             InventedTimes(int(manifest["invented"]["last"]), int(manifest["invented"]["gap"])),
             int(manifest["max_length"]),
