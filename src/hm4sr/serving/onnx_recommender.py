@@ -107,7 +107,7 @@ class OnnxRecommender(BaseRecommender):
         if not all(0 <= block.start <= block.stop <= vectors.shape[1] for block in self._blocks.values()):
             raise ValueError("blocks beyond the vectors")
         one, moment = np.ones((1, 1), dtype=np.int64), np.full((1, 1), self.invented.last, dtype=np.int64)
-        first = self._encode(PaddedHistories(one, moment, one[0], -one[0], moment[0]))
+        first = self._encode(PaddedHistories(one, moment, one[0], -one[0], moment[0], one[:, :0]))
         if first.shape != (1, vectors.shape[1]):
             raise ValueError(f"the encoder gives {first.shape} for vectors {vectors.shape}")
 
