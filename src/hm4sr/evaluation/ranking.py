@@ -14,6 +14,7 @@ from torch import Tensor
 from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.seen import seen_at_end
 
 _CHUNK_SCORES = 4_000_000
 """Scores alive at a time: 16 MB in float32, which stay in the processor's cache."""
@@ -58,9 +59,11 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
     return ranks
 
 
-def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
+def rank_part(
+    model: SeqRecModel, log: EventLog, part: Part, device: torch.device, unseen: bool = False
+) -> RankedTargets:
     """Rank every target of the validation or test part; see `rank_events`."""
-    return rank_events(model, log, log.targets(part), device)
+    return rank_events(model, log, log.targets(part), device, unseen)
 
 
 @contextmanager
@@ -79,16 +82,28 @@ def judging(model: SeqRecModel) -> Iterator[Float[Tensor, "V Q"]]:
 
 @torch.inference_mode()
 def rank_events(
-    model: SeqRecModel, log: EventLog, targets: NDArray[np.int64], device: torch.device
+    model: SeqRecModel,
+    log: EventLog,
+    targets: NDArray[np.int64],
+    device: torch.device,
+    unseen: bool = False,
 ) -> RankedTargets:
-    """Rank the items of the given events among all items, in float32, histories not removed.
+    """Rank the items of the given events among all items, in float32.
 
     Targets that have no event before them cannot be ranked and are left out.
+
+    Args:
+        model: ranks.
+        log: all events.
+        targets: events in ascending order.
+        device: where to compute.
+        unseen: rank among the items that the history does not hold (of those before what the model reads,
+            the newest 1,000), and the target; otherwise, the protocol, among all.
     """
     with judging(model) as candidates:
         if not bool(candidates.isfinite().all()):
             raise ValueError("an item's vector is not a number: the model is broken or has diverged")
-        return _rank_with(model, candidates, log, targets, device)
+        return _rank_with(model, candidates, log, targets, device, unseen)
 
 
 def _rank_with(
@@ -97,6 +112,7 @@ def _rank_with(
     log: EventLog,
     wanted: NDArray[np.int64],
     device: torch.device,
+    unseen: bool,
 ) -> RankedTargets:
     batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
     events, users, items, ranks = [], [], [], []
@@ -105,6 +121,10 @@ def _rank_with(
         events.append(windows.starts + windows.lengths)
         targets = log.items[events[-1]].astype(np.int64)
         scores = model.scores(batch, candidates)
+        if unseen:
+            own = torch.from_numpy(targets).to(device)[:, None]
+            wanted_scores = scores.gather(1, own)
+            scores.scatter_(1, seen_at_end(batch), -torch.inf).scatter_(1, own, wanted_scores)
         ranks.append(target_ranks(scores, torch.from_numpy(targets).to(device)).cpu().numpy())
         users.append(windows.users)
         items.append(targets)
