@@ -19,6 +19,8 @@ from hm4sr.features.synthetic import SyntheticConfig, synthesize
         SyntheticConfig(users=300, items=100, events=4_000, categories=20, feature_width=16),
         SyntheticConfig(users=100, items=100, events=500, categories=2, feature_width=2),
         SyntheticConfig(users=40, items=200, events=2_000, modalities=()),
+        SyntheticConfig(users=400, items=10_000, events=80_000, modalities=()),
+        SyntheticConfig(users=20, items=400, events=2_000, modalities=()),
     ],
 )
 def test_counts_are_exact_and_survive_a_5_core(tmp_path, config):

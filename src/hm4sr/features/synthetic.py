@@ -25,6 +25,7 @@ from hm4sr.types import ItemFeatures
 _CORE = 5
 _FIRST_DAY, _DAYS = 10_957, 5_300  # 2000-01-01, about fourteen and a half years
 _ROWS_AT_ONCE = 65_536
+_ROUNDS = 2_000
 
 
 class SyntheticConfig(Config):
@@ -62,7 +63,7 @@ def synthesize(config: SyntheticConfig, path: str | Path) -> Dataset:
     """Write a prepared data set and its features; an existing data set at `path` is replaced.
 
     Raises:
-        UserError: so many events cannot be dealt to so many users and items.
+        UserError: so many events cannot be dealt to so many users and items, by count or after many attempts.
     """
     _check(config)
     generator = np.random.default_rng(config.seed)
@@ -70,9 +71,10 @@ def synthesize(config: SyntheticConfig, path: str | Path) -> Dataset:
     fine_count = config.categories - broad_count
     fine = generator.permutation(np.arange(config.items) % fine_count)
     mean = config.events / config.users - _CORE
-    lengths = _long_tailed(
-        config.events, config.users, min(1.5, mean / 2), min(config.items // 2, 5_000), generator
-    )
+    # Few users with many events each are all of them heavy: a median far below the mean would leave nearly
+    # everything to a handful, and an item to be dealt 40 times would not find 40 takers.
+    median = max(min(1.5, mean / 2), mean / 4)
+    lengths = _long_tailed(config.events, config.users, median, min(config.items // 4, 5_000), generator)
     mean = config.events / config.items - _CORE
     counts = _long_tailed(config.events, config.items, mean / 2, config.users // 10, generator)
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -165,11 +167,16 @@ def _deal(
     wish[wanders] = generator.random(int(wanders.sum()))
     items = np.empty_like(copies)
     items[np.argsort(wish, kind="stable")] = copies
-    while len(twice := _repeated(users, items, len(counts))):
+    for _ in range(_ROUNDS):
+        if not len(twice := _repeated(users, items, len(counts))):
+            return items
         others = generator.integers(0, len(items), len(twice))
         places = np.unique(np.concatenate([twice, others]))
         items[places] = items[generator.permutation(places)]
-    return items
+    raise UserError(
+        f"{len(items):,} events could not be dealt to {int(users[-1]) + 1:,} users and {len(counts):,} items "
+        "without anybody having an item twice: give fewer --events, or more of the others."
+    )
 
 
 def _repeated(users: NDArray[np.int64], items: NDArray[np.int64], num_items: int) -> NDArray[np.int64]:
