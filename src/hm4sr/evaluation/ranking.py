@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
 from hm4sr.models.base import SeqRecModel
+from hm4sr.types import SeqBatch
 
 _CHUNK_SCORES = 4_000_000
 """Scores alive at a time: 16 MB in float32, which stay in the processor's cache."""
@@ -53,6 +56,10 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
         ranks = torch.from_numpy(np.count_nonzero(scores.numpy() >= wanted.numpy(), axis=1))
     else:
         ranks = (scores >= wanted).sum(1)
+    return _checked(ranks)
+
+
+def _checked(ranks: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
     if bool((ranks == 0).any()):
         raise ValueError("a score is not a number: the model is broken or has diverged")
     return ranks
@@ -95,17 +102,19 @@ def _rank_with(
     model: SeqRecModel,
     candidates: Float[Tensor, "V Q"],
     log: EventLog,
-    wanted: NDArray[np.int64],
+    chosen: NDArray[np.int64],
     device: torch.device,
 ) -> RankedTargets:
-    batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
+    parts = [0, len(candidates)] if model.bounds is None else model.bounds
+    largest = max(stop - start for start, stop in pairwise(parts))  # so that all ranks cut alike
+    batch_size = max(1, min(2048, _CHUNK_SCORES // largest))
     events, users, items, ranks = [], [], [], []
-    for windows in evaluation_batches(log, wanted, model.catalog.max_length, batch_size):
+    for windows in evaluation_batches(log, chosen, model.catalog.max_length, batch_size):
         batch = make_batch(log, windows).to(device)
         events.append(windows.starts + windows.lengths)
         targets = log.items[events[-1]].astype(np.int64)
-        scores = model.scores(batch, candidates)
-        ranks.append(target_ranks(scores, torch.from_numpy(targets).to(device)).cpu().numpy())
+        wanted = torch.from_numpy(targets).to(device)
+        ranks.append(_ranks(model, candidates, batch, wanted).cpu().numpy())
         users.append(windows.users)
         items.append(targets)
     if not users:
@@ -114,3 +123,26 @@ def _rank_with(
     all_users, all_items, all_ranks = (np.concatenate(parts) for parts in (users, items, ranks))
     order = np.argsort(np.concatenate(events))
     return RankedTargets(all_users[order], all_items[order], all_ranks[order])
+
+
+def _ranks(
+    model: SeqRecModel, candidates: Float[Tensor, "V Q"], batch: SeqBatch, targets: Int[Tensor, "B"]
+) -> Int[Tensor, "B"]:
+    """Rank of each history's target among all items; where tables are sharded, of all ranks together.
+
+    Each rank then scores every history against its own items. A target's score is the one that its keeper
+    computes, so that it is compared with itself as in one process.
+    """
+    if model.bounds is None:
+        return target_ranks(model.scores(batch, candidates), targets)
+    scores = model.last_hidden(batch) @ candidates.T
+    here = model.here
+    if here.start == 0:
+        scores[:, 0] = -torch.inf
+    own = ((targets >= here.start) & (targets < here.stop)).nonzero().squeeze(1)
+    wanted = scores.new_zeros(len(targets))
+    wanted[own] = scores[own, targets[own] - here.start]
+    dist.all_reduce(wanted)
+    ranks = (scores >= wanted[:, None]).sum(1)
+    dist.all_reduce(ranks)
+    return _checked(ranks)
