@@ -226,7 +226,7 @@ class HM4SR(SeqRecModel):
     def _positioned(self, x: Float[Tensor, "B L Q"]) -> Float[Tensor, "B L M D"]:
         """Modalities side by side, each with the vector of its position (eq. 6)."""
         B, L, _ = x.shape
-        e: Tensor = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        e: Tensor = x.view(B, L, len(self.modalities), self.config.dim) + self.positions.weight[:L, None]
         return e
 
     def gates(self, batch: SeqBatch) -> dict[str, Float[Tensor, "B L K"]]:

@@ -106,7 +106,10 @@ def load_whole(
             if name in found:
                 continue
             tensor = None if file is None else file.get_slice(name)
-            shape = from_first(None if tensor is None else tensor.get_shape())
+            empty = None if tensor is None else tensor[:0]
+            shape, dtype = from_first(
+                None if empty is None else [tensor.get_shape(), str(empty.dtype).removeprefix("torch.")]
+            )
             if shape[0] != bounds[-1]:
                 raise ValueError(f"{path}: {name} has {shape[0]} rows, not {bounds[-1]}")
             mine = []
@@ -116,9 +119,9 @@ def load_whole(
                     if rank:
                         dist.send(piece.contiguous(), rank)
                 elif rank == current().rank:
-                    piece = torch.empty(rows.stop - rows.start, *shape[1:])
+                    piece = torch.empty(rows.stop - rows.start, *shape[1:], dtype=getattr(torch, dtype))
                     dist.recv(piece, 0)
                 if rank == current().rank:
                     mine.append(piece)
-            found[name] = torch.cat(mine) if mine else torch.empty(0, *shape[1:])
+            found[name] = torch.cat(mine) if mine else torch.empty(0, *shape[1:], dtype=getattr(torch, dtype))
     return found
