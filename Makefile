@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check bench lint docs coverage mutate lowest snapshots clean
+.PHONY: install demo test check bench lint docs coverage mutate fuzz lowest snapshots clean
 
 install: $(VENV)/.installed
 
@@ -44,6 +44,12 @@ mutate: install
 	rm -rf mutants
 	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
 	$(BIN)/python -m mutmut results
+
+# Parsers, loaders and the service given what a coverage-guided fuzzer makes up; SECONDS for each of the targets.
+SECONDS ?= 60
+fuzz: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m fuzz --seconds $(SECONDS)
 
 # The quick tests with the lowest versions that pyproject.toml allows; torch stays as pinned.
 lowest: install

@@ -35,7 +35,9 @@ def main() -> None:
             for rank in range(size):
                 found = (Path(folder) / str(rank)).read_text(encoding="utf-8").split()
                 lines.append([f"{size}", str(shard).lower(), f"{rank}", *found])
-    print_table(["processes", "shard_items", "process", "rows", "weights MB", "moments and average MB"], lines)
+    print_table(
+        ["processes", "shard_items", "process", "rows", "weights MB", "moments and average MB"], lines
+    )
 
 
 def _measure(rank: int, size: int, shard: bool, items: int, dim: int, folder: Path) -> None:

@@ -124,3 +124,22 @@ def started_service(run, *arguments, **environment):
         finally:
             process.kill()
             process.wait()
+
+
+def pairs(answer):
+    """Ids and scores of an answer, from Python or as JSON."""
+    if isinstance(answer, dict):
+        return [(item["item_id"], item["score"]) for item in answer["items"]]
+    return [(item.item_id, item.score) for item in answer.items]
+
+
+def same_list(one, other, tolerance=1e-4):
+    """Whether two lists of (id, score) are the same, but for the order of items whose scores are."""
+    if len(one) != len(other):
+        return False
+    scores = dict(other)
+    return all(
+        abs(score - its) <= tolerance
+        and (item == another or abs(scores.get(item, other[-1][1]) - score) <= tolerance)
+        for (item, score), (another, its) in zip(one, other, strict=True)
+    )

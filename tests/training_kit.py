@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import helpers_serving
 from hm4sr.config import to_toml
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import StoppedError
+from hm4sr.errors import StoppedError, UserError
 from hm4sr.features.store import save_features
 from hm4sr.files import sha256
 from hm4sr.models import get_model
@@ -135,3 +136,28 @@ def one_byte_otherwise(content: bytes, rng: np.random.Generator) -> tuple[bytes,
     changed = bytearray(content)
     changed[place] ^= int(rng.integers(1, 256))
     return bytes(changed), f"byte {place} changed"
+
+
+def files_of(*folders: Path) -> list[Path]:
+    return sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
+
+
+def silent(files: list[Path], load: Callable[[], object], times: int, seed: int) -> list[str]:
+    """Damage a file, load, mend it, and so on through all files; returns the damage that nobody noticed."""
+    rng = np.random.default_rng(seed)
+    unnoticed = []
+    load()
+    for number in range(times):
+        file = files[number % len(files)]
+        content = file.read_bytes()
+        damaged, what = one_byte_otherwise(content, rng)
+        file.write_bytes(damaged)
+        try:
+            load()
+            unnoticed.append(f"{file.name}: {what}")
+        except UserError:
+            pass
+        finally:
+            file.write_bytes(content)
+    load()
+    return unnoticed

@@ -6,7 +6,7 @@ Dimension letters, used in every signature of the project:
     M modalities, ID included K experts                    C categories
     N prediction targets in a batch                        F width of a frozen feature
     J blocks of a frozen encoder                           T training events
-    E real events in a batch
+    E real events in a batch                               H events before those of a sequence
 """
 
 import math
@@ -113,6 +113,8 @@ class SeqBatch:
         users: row number of the user, or -1 for somebody unknown.
         asked: when the question after each position is asked, in seconds since 1970: the moment of the
             target, or that for which a recommendation is wanted. None stands for the moment of the event.
+        earlier: items of the newest events before the first of each row, at most 1,000 of them, in any
+            order; 0 marks padding. None where no row has any.
     """
 
     items: Int[Tensor, "B L"]
@@ -121,6 +123,7 @@ class SeqBatch:
     targets: Int[Tensor, "B L"]
     users: Int[Tensor, "B"]
     asked: Int[Tensor, "B L"] | None = None
+    earlier: Int[Tensor, "B H"] | None = None
 
     @property
     def valid(self) -> Bool[Tensor, "B L"]:

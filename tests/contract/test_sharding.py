@@ -28,6 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name}, fewer rows than processes": (name, {}) for name in SHARDABLE},
     "hm4sr, padding scored": ("hm4sr", {"score_padding": True}),
     "hm4sr, bfloat16": ("hm4sr", {}),
+    "hm4sr-plus, no seen term": ("hm4sr-plus", {"seen_bias": False}),
 }
 NEGATIVES = 7
 STEPS = 3
@@ -40,6 +41,8 @@ def prepared(case: str) -> tuple[SeqRecModel, Optimizer]:
     )
     model.train()
     alike(model)
+    if getattr(model, "seen", None) is not None:
+        torch.nn.init.constant_(model.seen.weight, 0.1)
     sampled = "sampled" in case
     if sampled:
         model.negatives = NEGATIVES

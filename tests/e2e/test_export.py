@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hm4sr.cli import main
 from hm4sr.data.dataset import Dataset
+from hm4sr.files import sha256
 from hm4sr.manifest import read_manifest, write_manifest
 from hm4sr.models.base import SeqRecModel
 from hm4sr.models.hm4sr import HM4SR
 from hm4sr.serving.recommender import Recommender
+from hm4sr.training.run import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers_serving import DAY, ITEMS, START, USERS, add_features, make_dataset, make_run
@@ -72,6 +75,26 @@ def test_an_export_answers_as_the_model_does(shop, name):
     assert theirs.modalities == ours.modalities
     told = theirs.score(ITEMS, histories=QUESTIONS[0]["histories"])
     assert told == pytest.approx(ours.score(ITEMS, histories=QUESTIONS[0]["histories"]), abs=1e-5)
+
+
+def test_an_export_knows_what_is_added_for_items_of_the_history(shop, tmp_path):
+    """Beyond what the model reads of a history, too."""
+    run = Run.open(shop / "hm4sr-plus")
+    weights = load_file(run.path / "model.safetensors")
+    weights["seen.weight"].fill_(0.3)
+    model = tmp_path / "run"
+    shutil.copytree(run.path, model)
+    save_file(weights, model / "model.safetensors")
+    manifest = read_manifest(model / "manifest.json")
+    files = {**manifest["files"], "model.safetensors": sha256(model / "model.safetensors")}
+    write_manifest(model / "manifest.json", {**manifest, "files": files})
+    export_onnx(model, tmp_path / "export", shop / "data")
+    ours, theirs = Recommender.load(model, shop / "data"), OnnxRecommender.load(tmp_path / "export")
+    assert theirs.served.ranker.seen_bias == ours.served.ranker.seen_bias == pytest.approx(3.0)
+    question = {"histories": [ours.history(user) for user in USERS], "k": 8, "filter_seen": False}
+    one, two = (recommender.recommend(**question) for recommender in (ours, theirs))
+    assert one.numbers.tolist() == two.numbers.tolist()
+    assert one.scores == pytest.approx(two.scores, abs=1e-5)
 
 
 def test_gaps_on_the_edges_of_the_interval_table_fall_into_the_same_rows(shop):

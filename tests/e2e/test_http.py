@@ -4,10 +4,12 @@ import logging
 import math
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -484,6 +486,19 @@ def test_an_exception_is_logged_by_type_and_place_alone():
     assert "secretive" not in str(line)
 
 
+def test_a_warning_of_a_library_is_a_line_without_its_text():
+    code = "import warnings; from hm4sr.serving.http.logs import log_as_json; log_as_json(); "
+    code += "warnings.warn('secretive', ResourceWarning)"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["message"], line["warning"], line["place"]) == (
+        "a library warns",
+        "ResourceWarning",
+        "<string>:1",
+    )
+    assert "secretive" not in done.stderr
+
+
 def test_metrics_count_what_was_done(start):
     service = start()
     client = TestClient(create_app(service))
@@ -537,3 +552,86 @@ def test_scores_are_finite_for_the_strangest_times(client):
         (answer,) = client.post("/recommend", json=body).json()["answers"]
         assert len(answer["items"]) == 3
         assert all(math.isfinite(item["score"]) for item in answer["items"])
+
+
+def test_the_document_states_the_limits(start):
+    limits = {"k": 30, "batch": 3, "history": 4, "explain_k": 5, "explain_batch": 2}
+    schemas = (
+        TestClient(create_app(start(limits=limits))).get("/openapi.json").json()["components"]["schemas"]
+    )
+    question, why = (schemas[name]["properties"] for name in ("Question", "WhyQuestion"))
+    assert (question["k"]["maximum"], why["k"]["maximum"]) == (30, 5)
+    arrays = [
+        next(part for part in properties[key]["anyOf"] if part["type"] == "array")
+        for properties in (question, why)
+        for key in ("users", "histories", "categories")
+    ]
+    assert [array.get("maxItems") for array in arrays] == [3, 3, None, 2, 2, None]
+    assert arrays[1]["items"]["maxItems"] == 4
+    assert arrays[2]["items"]["enum"] == ["even", "odd"]
+    assert question["without"]["items"]["enum"] == ["id", "image", "text", "time"]
+    assert schemas["SimilarQuestion"]["properties"]["items"]["maxItems"] == 3
+
+
+@pytest.fixture(scope="module")
+def patient(runs):
+    """A client of a service with the usual limits, but as much time as a busy machine takes."""
+    config = ServeConfig.parse({"hosts": ["testserver"], "limits": {"deadline_seconds": 60}}, "test")
+    service = Service(config, runs, Metrics())
+    yield TestClient(create_app(service), raise_server_exceptions=False)
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def stated(patient):
+    """Whether a body is one that /openapi.json allows, by the name of its schema."""
+    components = patient.get("/openapi.json").json()["components"]
+
+    def allows(name, body):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": components}
+        return jsonschema.Draft202012Validator(schema).is_valid(body)
+
+    return allows
+
+
+@pytest.mark.parametrize(
+    ("body", "allowed"),
+    [
+        ({}, False),
+        ({"users": None}, False),
+        ({"users": None, "histories": [[]]}, True),
+        ({"users": ["42"]}, True),
+        ({"users": ["42"], "histories": [[]]}, True),
+        ({"users": ["42"], "k": 1000}, True),
+        ({"users": ["42"], "k": 1001}, False),
+        ({"users": ["42"] * 256}, True),
+        ({"users": ["42"] * 257}, False),
+        ({"histories": [[]] * 257}, False),
+        ({"histories": [[{"item_id": "7"}] * 1000]}, True),
+        ({"histories": [[{"item_id": "7"}] * 1001]}, False),
+        ({"histories": [EVENTS]}, True),
+        ({"histories": [[*EVENTS, {"item_id": "7"}]]}, False),
+        ({"histories": [[{"item_id": "7"}, {"item_id": "7", "time": None}]]}, True),
+        ({"histories": [EVENTS], "without": ["text", "time"]}, True),
+        ({"histories": [EVENTS], "without": ["smell"]}, False),
+        ({"histories": [EVENTS], "categories": ["odd"]}, True),
+        ({"histories": [EVENTS], "categories": ["od"]}, False),
+    ],
+)
+def test_the_document_and_the_service_say_the_same(patient, stated, body, allowed):
+    assert stated("Question", body) is allowed
+    assert patient.post("/recommend", json=body).status_code == (200 if allowed else 422)
+
+
+NOT_IN_A_SCHEMA = re.compile(r"\d users but \d+ histories|times k are more than")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(question=questions)
+def test_what_the_document_allows_is_answered(patient, stated, question):
+    content = json.dumps(question)
+    if "NaN" in content or "Infinity" in content:  # no JSON, so no schema speaks of them
+        return
+    reply = patient.post("/recommend", content=content, headers={"content-type": "application/json"})
+    if stated("Question", question) and reply.status_code == 422:
+        assert NOT_IN_A_SCHEMA.search(reply.json()["error"])

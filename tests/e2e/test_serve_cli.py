@@ -124,7 +124,7 @@ def test_slow_garbled_and_unknown_clients_are_cut_off_and_nobody_else(shop):
         for name, text in {
             "headers": b"POST /recommend HTTP/1.1\r\nhost: local",
             "silent": b"",
-            "garbled": b"\x16\x03\x01\x00\xff\r\n\r\n",
+            "garbled": b"\x16\x03\x01\x00\xffsecretive\r\n\r\n",
             "body": b"POST /recommend HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer s3cret\r\n"
             b"content-length: 99\r\n\r\n{",
         }.items():
@@ -141,6 +141,11 @@ def test_slow_garbled_and_unknown_clients_are_cut_off_and_nobody_else(shop):
         assert received["body"].startswith(b"HTTP/1.1 408 ")
         assert b"send it faster" in received["body"]
         assert ask(service.port)[0] == 401
+        connection.request("GET", "/items/secretive?words=secretive", headers={"cookie": "secretive"})
+        assert connection.getresponse().status == 401
+        lines = service.lines()
+    assert {line["status"] for line in lines if line["message"] == "request"} >= {200, 401, 408}
+    assert "secretive" not in json.dumps(lines)
 
 
 def _until_closed(client):

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hm4sr.data.dataset import TABLES as DATA_TABLES
 from hm4sr.data.dataset import Dataset, save_dataset
@@ -22,7 +22,7 @@ from hm4sr.training.checkpoint import newest_whole
 from hm4sr.training.run import FILES, Run, train_run
 from hm4sr.training.settings import Experiment
 from hostile_kit import JSON, PARQUET, SAFETENSORS, STRANGE_WEIGHTS, TABLES, TOML
-from training_kit import experiment_on, make_dataset, one_byte_otherwise, stop_at
+from training_kit import experiment_on, files_of, make_dataset, silent, stop_at
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +41,6 @@ def load_all(place: Path) -> None:
     for name in feature_names(dataset):
         load_features(dataset, name)
     run.dataset()
-
-
-def files_of(*folders: Path) -> list[Path]:
-    return sorted(file for folder in folders for file in folder.rglob("*") if file.is_file())
-
-
-def silent(files: list[Path], load: Callable[[], object], times: int, seed: int) -> list[str]:
-    """Damage a file, load, mend it, and so on through all files; returns the damage that nobody noticed."""
-    rng = np.random.default_rng(seed)
-    unnoticed = []
-    load()
-    for number in range(times):
-        file = files[number % len(files)]
-        content = file.read_bytes()
-        damaged, what = one_byte_otherwise(content, rng)
-        file.write_bytes(damaged)
-        try:
-            load()
-            unnoticed.append(f"{file.name}: {what}")
-        except UserError:
-            pass
-        finally:
-            file.write_bytes(content)
-    load()
-    return unnoticed
 
 
 def test_of_a_thousand_damaged_files_of_a_run_and_its_data_none_loads(place: Path) -> None:
@@ -141,6 +116,27 @@ def test_features_that_are_none_are_refused_though_their_hash_is_right(tmp_path:
     (folder / "vectors.safetensors").write_bytes({**SAFETENSORS, **STRANGE_WEIGHTS}[what])
     sealed(folder)
     with pytest.raises(UserError, match="text is damaged"):
+        load_features(dataset, "text")
+
+
+MISSHAPEN = {
+    "vectors of other items": {"vectors": torch.ones(7, 6)},
+    "flat vectors": {"vectors": torch.ones(21)},
+    "whole numbers": {"vectors": torch.ones(21, 6, dtype=torch.int32)},
+    "a mask of other items": {"present": torch.ones(20, dtype=torch.bool)},
+    "a wide mask": {"present": torch.ones(21, 2, dtype=torch.bool)},
+}
+
+
+@pytest.mark.parametrize("what", MISSHAPEN)
+def test_features_that_do_not_fit_the_items_are_refused(tmp_path: Path, what: str) -> None:
+    dataset = make_dataset(tmp_path / "shop")
+    folder = dataset.path / "features" / "text"
+    file = folder / "vectors.safetensors"
+    whole = {name: tensor.clone() for name, tensor in load_file(file).items()}  # the file goes away
+    save_file({**whole, **MISSHAPEN[what]}, file)
+    sealed(folder)
+    with pytest.raises(UserError, match="do not fit 20 items"):
         load_features(dataset, "text")
 
 

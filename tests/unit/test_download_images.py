@@ -1,10 +1,12 @@
 """`hm4sr download images` against a server on this machine, which only tests may ask."""
 
+import dataclasses
 import io
 import ipaddress
 import json
 import socket
 import struct
+import threading
 import time
 import zlib
 
@@ -228,6 +230,53 @@ def test_a_connection_that_trickles_is_cut_at_the_limit(web):
             client.get(root + page)
 
 
+def test_a_handshake_that_trickles_is_cut_at_the_limit():
+    """A record of 16 kB, a byte at a time: each one comes in time, and all of them would take minutes."""
+    sent, gone = [], threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def trickle():
+            client, _ = listener.accept()
+            with client:
+                client.sendall(b"\x16\x03\x03\x40\x00")
+                while len(sent) < 2_000:
+                    try:
+                        client.sendall(b"x")
+                    except OSError:
+                        gone.set()
+                        return
+                    sent.append(1)
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        client = Client(dataclasses.replace(LOCAL, scheme="https"), "test", 10_000, 0.3)
+        with pytest.raises(FetchError, match=r"takes longer than 0\.3 s") as caught:
+            client.get(f"https://127.0.0.1:{listener.getsockname()[1]}/a.png")
+        assert not caught.value.lasting
+        thread.join(60)
+    assert gone.is_set(), "the connection was closed while the server went on"
+
+
+def test_the_time_for_a_picture_holds_for_all_addresses_of_a_host_together(monkeypatch):
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", 443)) for number in range(1, 9)
+    ]
+    tried = []
+
+    def slow(address, timeout):
+        tried.append(timeout)
+        time.sleep(0.2)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+    monkeypatch.setattr(socket, "create_connection", slow)
+    with pytest.raises(FetchError, match=r"takes longer than 0\.3 s"):
+        Client(LOCAL, "test", 1000, 0.3).get("http://shop.example/a")
+    assert len(tried) <= 2
+    assert max(tried) <= 0.3
+
+
 def test_a_body_that_is_cut_off_is_no_picture(web):
     site, root = web
     site.pages["/x"], site.cut = picture(), [20]
@@ -350,6 +399,14 @@ def test_the_checked_address_is_the_one_connected_to(web, monkeypatch):
     assert Client(LOCAL, "test", 1000, 5.0).get(f"http://shop.example:{port}/a") == b"x"
     assert site.asked[0][1]["Host"] == f"shop.example:{port}"
     assert answers == []
+
+
+def test_proxies_of_the_environment_are_not_asked(web, monkeypatch):
+    site, root = web
+    site.pages["/a"] = b"x"
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    assert Client(LOCAL, "test", 1000, 5.0).get(f"{root}/a") == b"x"
 
 
 def test_without_a_network_the_run_ends_early(tmp_path):

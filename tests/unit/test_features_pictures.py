@@ -1,5 +1,6 @@
 import hashlib
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,12 @@ def test_tiny_and_thin_pictures_get_a_workable_size(
     assert read(tmp_path / "a.png").size == expected
 
 
+def icon_of(png: bytes) -> bytes:
+    """An ICO that says 16 x 16 and holds any PNG: Pillow decodes that one when the file is opened."""
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(png), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + png
+
+
 def test_broken_pictures_have_a_reason(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.fromarray(noise(64, 64)).save(whole, "JPEG")
@@ -86,6 +93,7 @@ def test_broken_pictures_have_a_reason(tmp_path: Path) -> None:
         "page.jpg": (b"<html>not found</html>", "not a picture"),
         "bomb.png": (png_header(60_000, 60_000), f"limit of {pictures.MAX_PIXELS:,}"),
         "large.png": (png_header(9_000, 9_000), "9,000 x 9,000 pixels exceed the limit"),
+        "bomb.ico": (icon_of(png_header(60_000, 60_000)), "not a picture"),
         "drawing.eps": (
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n",
             "not a picture",

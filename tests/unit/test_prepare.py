@@ -331,3 +331,19 @@ def test_beauty_has_the_size_that_the_paper_reports(tmp_path, duplicates):
         data.events.times.tolist() == raw["timestamp"].to_list()
     )  # the file is in the paper's order already
     assert len(data.events.targets("test")) == len(data.events.targets("valid")) == 22363
+
+
+def test_usual_other_names_of_columns_are_recognised_and_told(tmp_path):
+    rows = [f"u{user},i{item},{1_400_000_000 + 60 * item}" for user in range(6) for item in range(6)]
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    cells = [f"i{item},Name {item},odd|even,plain {item}" for item in range(6)]
+    items.write_text("\n".join(["item_id,name,genres,categories", *cells]))
+    found = prepare(log, items, tmp_path / "data")
+    assert found.manifest["statistics"]["recognised_columns"] == {"title": "name", "category": "categories"}
+    assert found.items["title"][0] == "Name 0"
+    assert found.items["categories"][0].to_list() == ["plain 0"]
+    named = prepare(log, items, tmp_path / "named", PrepareConfig(category_column="genres"))
+    assert named.items["categories"][0].to_list() == ["odd", "even"]
+    with pytest.raises(UserError, match="category"):
+        prepare(log, items, tmp_path / "strict", PrepareConfig(category_column="category"))

@@ -105,6 +105,8 @@ def summary(dataset: Dataset) -> str:
         "rows read": f"{numbers['rows_read']:,}",
     }
     lines |= {f"removed: {rule.replace('_', ' ')}": f"{n:,}" for rule, n in numbers["rows_removed"].items()}
+    recognised = numbers.get("recognised_columns", {})
+    lines |= {f"{name} of items": f"column {column!r} (recognised)" for name, column in recognised.items()}
     lines |= {f"items with {name}": f"{n:,}" for name, n in numbers["items_with"].items()}
     for file, count in numbers.get("repeated_items", {}).items():
         lines["repeated items"] = f"{count:,} rows of {file} left out, the first of each kept"

@@ -114,6 +114,7 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
     index = windows.starts[:, None] + np.minimum(position, np.maximum(windows.lengths - 1, 0)[:, None])
     learned = real & (position >= windows.first_target[:, None])
     next_index = np.minimum(index + 1, log.num_events - 1)
+    before = log.earlier_items(log.starts[windows.users], windows.starts)
     return SeqBatch(
         items=torch.from_numpy(np.where(real, log.items[index], 0).astype(np.int64)),
         times=torch.from_numpy(log.times[index]),
@@ -121,6 +122,7 @@ def make_batch(log: EventLog, windows: Windows) -> SeqBatch:
         targets=torch.from_numpy(np.where(learned, log.items[next_index], 0).astype(np.int64)),
         users=torch.from_numpy(windows.users),
         asked=torch.from_numpy(log.times[np.where(real, next_index, index)]),
+        earlier=torch.from_numpy(before) if before.shape[1] else None,
     )
 
 

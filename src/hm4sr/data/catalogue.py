@@ -15,6 +15,8 @@ from hm4sr.errors import UserError
 
 SEPARATORS = (" > ", "|", ";")
 FIELDS = ("title", "category", "brand", "image", "image_url")
+OTHER_NAMES = {"title": ("name",), "category": ("categories", "genres", "genre"), "image": ("image",)}
+"""Columns that are taken for a field where nobody has named one and the usual one is absent."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,25 @@ def read_catalogue(
         assert known is not None
         table = source.bare_items(known, required)
     else:
-        table = source.items(required, list(fields.values()), [id_column], bad)
+        wanted = [*fields.values(), *(other for name in fields for other in _others(name, explicit))]
+        table = source.items(required, list(dict.fromkeys(wanted)), [id_column], bad)
     if bad.skip:
         table = screen_items(table, id_column, bad)
     frame = table.frame.with_columns(_as_text(table, column) for column in table.frame.columns)
-    present = {name: column for name, column in fields.items() if column in frame.columns}
+    taken = {id_column, *fields.values()}
+    present = {}
+    for name, column in fields.items():
+        others = [other for other in _others(name, explicit) if other not in taken]
+        found = [known for known in (column, *others) if known in frame.columns]
+        if found:
+            present[name] = found[0]
     catalogue = Catalogue(replace(table, frame=frame), id_column, present, text_columns)
     _check_ids(catalogue)
     return catalogue
+
+
+def _others(name: str, explicit: Sequence[str]) -> Sequence[str]:
+    return () if name in explicit else OTHER_NAMES.get(name, ())
 
 
 def _as_text(table: Table, column: str) -> pl.Series:

@@ -46,6 +46,9 @@ IMAGES = "images"
 
 Part = Literal["train", "valid", "test"]
 
+MOST_EARLIER = 1_000
+"""How many events before those that a model reads are remembered at most, as items alone."""
+
 _CHUNK = 1 << 22
 
 
@@ -96,6 +99,23 @@ class EventLog:
         """Event numbers to predict in the validation or test part, in user order."""
         first, end = self.bounds(part)
         return ranges(first, end - first)
+
+    def earlier_items(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Items of the newest events of each range of the log, at most `MOST_EARLIER`, filled up with 0.
+
+        Args:
+            starts: first event of each range.
+            ends: one past its last event.
+
+        Returns:
+            a row for each range, as wide as the longest needs.
+        """
+        counts = np.minimum(ends - starts, MOST_EARLIER)
+        position = np.arange(int(counts.max(initial=0)))
+        if not len(position):
+            return np.zeros((len(starts), 0), dtype=np.int64)
+        index = np.minimum((ends - counts)[:, None] + position, self.num_events - 1)
+        return np.where(position < counts[:, None], self.items[index], 0).astype(np.int64)
 
     def train_mask(self) -> NDArray[np.bool_]:
         """Whether each event belongs to the train part."""

@@ -120,6 +120,7 @@ def prepare_source(
         "category_separator": separator,
         "category_separators_seen": separators_seen,
         "source": source.name,
+        **_recognised(catalogue, config),
         **bad.summary(),
     }
     # A folder of this machine: without pictures, leave it out and the manifest is the same everywhere.
@@ -187,6 +188,13 @@ def _read_catalogue(
     fields = {name: getattr(config, f"{name}_column") for name in FIELDS}
     explicit = [name for name in FIELDS if f"{name}_column" in config.model_fields_set]
     return read_catalogue(source, bad, config.item_column, fields, explicit, config.text_columns, known)
+
+
+def _recognised(catalogue: Catalogue, config: PrepareConfig) -> dict[str, Any]:
+    """The columns that were taken for a field under another name than the usual one."""
+    fields = catalogue.fields.items()
+    other = {name: column for name, column in fields if column != getattr(config, f"{name}_column")}
+    return {"recognised_columns": other} if other else {}
 
 
 @dataclass(frozen=True)

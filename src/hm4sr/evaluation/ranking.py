@@ -16,6 +16,7 @@ from torch import Tensor
 from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.seen import seen_at_end
 from hm4sr.types import SeqBatch
 
 _CHUNK_SCORES = 4_000_000
@@ -137,6 +138,10 @@ def _ranks(
         return target_ranks(model.scores(batch, candidates), targets)
     scores = model.last_hidden(batch) @ candidates.T
     here = model.here
+    if bias := model.seen_bias():
+        items = seen_at_end(batch)
+        kept = ((items > 0) & (items >= here.start) & (items < here.stop)).nonzero()
+        scores[kept[:, 0], items[kept[:, 0], kept[:, 1]] - here.start] += bias
     if here.start == 0:
         scores[:, 0] = -torch.inf
     own = ((targets >= here.start) & (targets < here.stop)).nonzero().squeeze(1)

@@ -25,8 +25,9 @@ MAX_RATIO = 16
 MIN_SIDE = 8
 """Smaller pictures are enlarged: image processors take 1 or 3 rows of pixels for colour channels."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What is opened. Others are left out on purpose: Pillow hands EPS to an outside program."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What is opened. Others are left out on purpose: Pillow hands EPS to an outside program, and decodes an ICO
+while it opens it, before its size is known."""
 
 
 class PictureError(Exception):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
@@ -57,12 +58,28 @@ def load_features(dataset: Dataset, name: str) -> ItemFeatures:
     try:
         with safe_open(folder / _VECTORS, framework="pt") as file:
             vectors, present = file.get_tensor("vectors"), file.get_tensor("present").to(torch.bool)
-        if _LEVELS not in files:
-            return ItemFeatures(vectors, present)
-        with safe_open(folder / _LEVELS, framework="pt") as file:
-            return ItemFeatures(vectors, present, file.get_tensor("levels"), file.get_tensor("start"))
+        levels = start = None
+        if _LEVELS in files:
+            with safe_open(folder / _LEVELS, framework="pt") as file:
+                levels, start = file.get_tensor("levels"), file.get_tensor("start")
     except SafetensorError as error:
         raise UserError(f"{folder} is damaged ({error}): run `hm4sr features` again.") from error
+    if not _fit(dataset.num_items + 1, vectors, present, levels, start):
+        raise UserError(
+            f"{folder} is damaged (its tensors do not fit {dataset.num_items:,} items): run `hm4sr features` "
+            "again."
+        )
+    return ItemFeatures(vectors, present, levels, start)
+
+
+def _fit(rows: int, vectors: Tensor, present: Tensor, levels: Tensor | None, start: Tensor | None) -> bool:
+    """Whether shapes and number formats are those of features of so many rows, row 0 being padding."""
+    if vectors.ndim != 2 or len(vectors) != rows or present.shape != (rows,):
+        return False
+    if levels is None or start is None:
+        return vectors.is_floating_point()
+    shaped = levels.ndim == 3 and len(levels) == rows and levels.shape[2:] == start.shape == vectors.shape[1:]
+    return shaped and all(tensor.is_floating_point() for tensor in (vectors, levels, start))
 
 
 def read_feature_manifest(dataset: Dataset, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hm4sr.nn.losses import one_against_one, softmax_loss
 from hm4sr.nn.projection import FrozenFeatures
 from hm4sr.nn.ranks import Ranks
 from hm4sr.nn.sampling import ItemView, draw_unseen, embed, sample_items, whole_catalogue
+from hm4sr.nn.seen import seen_at_end
 from hm4sr.nn.sharded_softmax import sharded_softmax_loss
 from hm4sr.nn.shards import ShardedTable, sharded_tables
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
@@ -176,15 +177,30 @@ class SeqRecModel(nn.Module):
         return view(table(rows))
 
     def main_loss(
-        self, hidden: Float[Tensor, "N Q"], view: ItemView, score_padding: bool = False
+        self,
+        hidden: Float[Tensor, "N Q"],
+        view: ItemView,
+        score_padding: bool = False,
+        raised: Int[Tensor, "N S"] | None = None,
+        by: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the batch's targets, in the order of `batch.at_targets`."""
+        """Cross-entropy of the batch's targets, in the order of `batch.at_targets`.
+
+        Args:
+            hidden: what is known before each target.
+            view: the items of the softmax.
+            score_padding: whether padding is one of them.
+            raised: rows of the view whose scores are raised by `by`, each once in a row; 0 is none.
+            by: a number.
+        """
+        dtype = self.matmul_dtype
         if view.bounds is not None:
             return sharded_softmax_loss(
-                hidden, view.vectors, view.bounds, view.targets, self.matmul_dtype, score_padding, "targets"
+                hidden, view.vectors, view.bounds, view.targets, dtype, score_padding, "targets", raised, by
             )
+        weights = view.log_weights
         return softmax_loss(
-            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights, "targets"
+            hidden, view.vectors, view.targets, dtype, score_padding, weights, "targets", raised, by
         )
 
     def one_negative_loss(
@@ -208,6 +224,9 @@ class SeqRecModel(nn.Module):
             candidates: what `item_vectors` returned; see also `fixed_items`.
         """
         scores = self.last_hidden(batch) @ candidates.T
+        if bias := self.seen_bias():
+            items = seen_at_end(batch)
+            scores.scatter_add_(1, items, scores.new_full((1, 1), bias).expand(items.shape))
         scores[:, 0] = -torch.inf
         return scores
 
@@ -248,6 +267,10 @@ class SeqRecModel(nn.Module):
     def append_items(self, vectors: Float[Tensor, "U Q"]) -> None:
         """Put further items behind the fixed ones, for serving alone: the weights stay as they are."""
         self._fixed_items = torch.cat([self.items_now(), vectors])
+
+    def seen_bias(self) -> float:
+        """What is added to the score of every item that stands in the history; nothing by default."""
+        return 0.0
 
     def blocks(self) -> dict[str, slice]:
         """Columns of a vector (Q) that belong to each modality alone, "id" first.

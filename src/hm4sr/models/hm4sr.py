@@ -16,6 +16,7 @@ from hm4sr.nn.losses import category_loss, in_batch_contrastive
 from hm4sr.nn.moe import InteractiveMoE, TemporalMoE
 from hm4sr.nn.projection import FeatureProjection
 from hm4sr.nn.ranks import gather
+from hm4sr.nn.sampling import ItemView
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
@@ -252,17 +253,23 @@ class HM4SR(SeqRecModel):
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
         c = self.config
         view = self.view(batch)
-        seen = view.seen()
+        seen = view.of_batch()
         with self.mixed_precision():
             x, time = self._mix_experts(seen, batch)
             hidden, twins = self._encode_twice(x, time, batch)
         asked = self.ask(torch.cat(hidden, dim=1), batch, batch.at_targets)
-        terms = {"main": self.main_loss(asked, view, c.score_padding)}
+        terms = {"main": self.next_item_loss(asked, view, batch)}
         if self.category_head is not None:
             logits = self.category_head(batch.at_events(seen))
             categories = F.embedding(batch.at_events(batch.items), self.categories)
             terms["cp"] = c.cp_weight * category_loss(logits, categories, "events")
         return terms | self._contrasts(hidden, twins, batch)
+
+    def next_item_loss(
+        self, hidden: Float[Tensor, "N Q"], view: ItemView, batch: SeqBatch
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of the next items (eq. 20)."""
+        return self.main_loss(hidden, view, self.config.score_padding)
 
     def _encode_twice(
         self, x: Float[Tensor, "B L M D"], time: Tensor | None, batch: SeqBatch

@@ -23,6 +23,8 @@ def softmax_loss(
     score_padding: bool = False,
     log_weights: Float[Tensor, "U"] | None = None,
     of: Rows | None = None,
+    raised: Int[Tensor, "N S"] | None = None,
+    by: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the given items (eq. 20), a chunk of rows at a time.
 
@@ -38,10 +40,12 @@ def softmax_loss(
         log_weights: how many items each one stands for, as a logarithm; a row's own target stands for itself.
             With one over the probability of being sampled, the normaliser is estimated without bias.
         of: what the rows of `hidden` are, for `ranks.share`.
+        raised: rows of `item_vectors` whose logits are raised by `by`, each at most once in a row; 0 is none.
+        by: a number that is added to those logits.
     """
     with torch.autocast(hidden.device.type, enabled=False):  # `dtype` alone decides
         loss: Tensor = _ChunkedSoftmax.apply(  # type: ignore[no-untyped-call]
-            hidden, item_vectors, targets, dtype, score_padding, log_weights
+            hidden, item_vectors, targets, dtype, score_padding, log_weights, raised, by
         )
     return share(loss, len(hidden), of)
 
@@ -56,6 +60,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
         dtype: torch.dtype,
         score_padding: bool,
         log_weights: Tensor | None,
+        raised: Tensor | None,
+        by: Tensor | None,
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         num_rows, w = len(hidden), item_vectors.detach().to(dtype)
@@ -67,9 +73,15 @@ class _ChunkedSoftmax(torch.autograd.Function):
             torch.empty(h.shape, dtype=hidden.dtype, device=h.device) if needs_gradient else None
         )
         vector_gradient = torch.zeros_like(item_vectors) if needs_gradient else None
+        by_gradient = None if by is None else torch.zeros_like(by)
         for start in range(0, num_rows, chunk):
             rows, wanted = h[start : start + chunk], targets[start : start + chunk, None]
             logits = rows @ w.T
+            some = None if raised is None else raised[start : start + chunk]
+            if some is not None and by is not None:
+                padding = logits[:, 0].clone()
+                logits[: len(wanted)].scatter_add_(1, some, by.detach().to(dtype).expand(some.shape))
+                logits[:, 0] = padding
             if log_weights is not None:
                 own = logits[: len(wanted)].gather(1, wanted)
                 logits.add_(log_weights)
@@ -90,17 +102,21 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 probability.view(-1).index_add_(0, place, torch.full_like(place, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w
                 vector_gradient += probability.T @ rows
+                if some is not None and by_gradient is not None:
+                    at_raised = probability[: len(wanted)].gather(1, some).float()
+                    by_gradient += at_raised.masked_fill_(some == 0, 0.0).sum()
         if hidden_gradient is not None:
             hidden_gradient = hidden_gradient[:num_rows]
         ctx.num_rows = num_rows
-        ctx.save_for_backward(hidden_gradient, vector_gradient)
+        ctx.save_for_backward(hidden_gradient, vector_gradient, by_gradient)
         return total / num_rows
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        hidden_gradient, vector_gradient = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_gradient, vector_gradient, by_gradient = ctx.saved_tensors
         scale = gradient / ctx.num_rows
-        return hidden_gradient * scale, vector_gradient * scale, None, None, None, None
+        by = None if by_gradient is None else by_gradient * scale
+        return hidden_gradient * scale, vector_gradient * scale, None, None, None, None, None, by
 
 
 def chunk_rows(num_rows: int, num_items: int) -> int:

@@ -21,6 +21,7 @@ class ItemView:
         items: `batch.items` as rows of `vectors`.
         targets: the learned targets as rows of `vectors`.
         log_weights: how many items each row stands for in the softmax, as a logarithm; None: itself.
+        numbers: item number of each row, ascending; None where row v is item v.
         bounds: where the ranks' parts of the catalogue begin and end, if `vectors` are this rank's part of
             it alone (row 0 is then its first item, and `items` and `targets` are item numbers).
         look_up: gives the vectors of any items, in that case.
@@ -30,10 +31,18 @@ class ItemView:
     items: Int[Tensor, "B L"]
     targets: Int[Tensor, "N"]
     log_weights: Float[Tensor, "U"] | None = None
+    numbers: Int[Tensor, "U"] | None = None
     bounds: list[int] | None = None
     look_up: Callable[[Tensor], Tensor] | None = None
 
-    def seen(self) -> Float[Tensor, "B L Q"]:
+    def rows_of(self, items: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+        """Where items stand among the vectors; 0 for those that do not."""
+        if self.numbers is None:
+            return items
+        rows = torch.searchsorted(self.numbers, items).clamp_max(len(self.numbers) - 1)
+        return rows.where(self.numbers[rows] == items, 0)
+
+    def of_batch(self) -> Float[Tensor, "B L Q"]:
         """Vectors of the batch's items."""
         if self.look_up is None:
             return F.embedding(self.items, self.vectors)
@@ -92,7 +101,7 @@ def sample_items(
     log_weights = log_weights.masked_fill(~in_softmax, -torch.inf)
     items = place[1 : len(history)].view(batch.items.shape)
     found = place[len(history) + first :][: len(own)]
-    return rows, lambda vectors: ItemView(vectors, items, found, log_weights)
+    return rows, lambda vectors: ItemView(vectors, items, found, log_weights, rows)
 
 
 def draw_unseen(batch: SeqBatch, num_items: int, rng: torch.Generator) -> Int[Tensor, "N"]:

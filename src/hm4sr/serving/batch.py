@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from pydantic import Field
 
 from hm4sr.config import Config
+from hm4sr.data.tables import read_own
 from hm4sr.errors import UserError
 from hm4sr.files import atomic_file, sha256, writing
-from hm4sr.manifest import NAME, listed_files, read_manifest, write_manifest
+from hm4sr.manifest import NAME, check_format, listed_files, read_manifest, verify_listed, write_manifest
 from hm4sr.progress import Progress
 from hm4sr.serving.recommender import Recommender
 from hm4sr.serving.source import Source
@@ -122,6 +124,26 @@ def recommend_all(
     manifest["files"] = dict(sorted(manifest["files"].items()))
     _keep(out, {**manifest, "finished": True})
     return Finished(num_users, len(numbers), len(done))
+
+
+def read_recommendations(path: str | Path) -> pl.DataFrame:
+    """All parts that `recommend_all` wrote, as one table; see the head of this module for its columns.
+
+    Raises:
+        UserError: no finished recommendations are there, or a part is missing or has changed.
+    """
+    path = Path(path)
+    advice = "give a folder written by `hm4sr recommend --all-users`"
+    if not (path / NAME).is_file():
+        raise UserError(f"{path} holds no recommendations (no manifest.json): {advice}.")
+    manifest = read_manifest(path / NAME)
+    check_format(path, manifest, (FORMAT, VERSION), "a folder of recommendations", advice)
+    if manifest.get("finished") is not True:
+        raise UserError(f"{path} is not finished: call the same `hm4sr recommend --all-users` again.")
+    files = verify_listed(path, manifest, [])
+    if not files:
+        raise UserError(f"{path} holds no parts: {advice}.")
+    return pl.concat([read_own(path / name) for name in sorted(files)])
 
 
 def _answers(

@@ -197,6 +197,7 @@ def _changes(
         lengths=np.full(length, length - 1),
         users=np.repeat(history.users, length),
         asked=np.repeat(history.asked, length),
+        earlier=np.repeat(history.earlier, length, axis=0),
     )
     changes: NDArray[np.float32] = lifts - ranker.lifts(shorter, items, without)
     return changes
@@ -205,11 +206,17 @@ def _changes(
 def _terms(
     ranker: Ranker, history: PaddedHistories, items: NDArray[np.int64], without: Sequence[str]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Each modality's term of each score, and its signed share of the lift."""
+    """Each modality's term of each score, and its signed share of the lift.
+
+    What is added for items of the history is a term of its own, where there is any.
+    """
     kept = [name for name in ranker.blocks if name not in without]
     apart = {name: [other for other in ranker.blocks if other != name] for name in kept}
-    terms = {name: ranker.scores(history, items, apart[name])[0].astype(np.float64) for name in kept}
-    lifts = {name: ranker.lifts(history, items, apart[name])[0].astype(np.float64) for name in kept}
+    seen = ranker.seen_terms(history, items)[0].astype(np.float64)
+    terms = {name: ranker.scores(history, items, apart[name])[0] - seen for name in kept}
+    lifts = {name: ranker.lifts(history, items, apart[name])[0] - seen for name in kept}
+    if kept and seen.any():
+        terms["seen"] = lifts["seen"] = seen
     total = np.sum([np.abs(values) for values in lifts.values()], axis=0) if lifts else np.zeros(0)
     safe = np.where(total > 0, total, 1.0)
     return terms, {name: values / safe for name, values in lifts.items()}

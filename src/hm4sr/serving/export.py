@@ -84,6 +84,7 @@ def export_onnx(run: Path, out: Path, data: Path | None = None, force: bool = Fa
             "run": sha256(run / NAME),
             "max_length": recommender.max_length,
             "blocks": {name: [block.start, block.stop] for name, block in ranker.blocks.items()},
+            "seen_bias": ranker.seen_bias,
             "invented": {"last": recommender.invented.last, "gap": recommender.invented.gap},
             "files": hash_files(folder, FILES),
         }

@@ -131,6 +131,8 @@ def _json_column(path: Path, name: str, values: list[Any], is_id: bool) -> pl.Se
         if not accepted or isinstance(value, bool):
             what = "an id as text or as an integer" if is_id else "a time as an integer or as an ISO date"
             raise UserError(f"{path}, row {row}: {name} = {value!r} is not accepted: write {what}.")
+        if isinstance(value, str) and any("\ud800" <= mark <= "\udfff" for mark in value):
+            raise UserError(f"{path}, row {row}: {name} = {value!r} holds half of a character: mend it.")
     texts = [None if value is None else _plain(value) for value in values]
     return pl.Series(name, texts, dtype=pl.String).cast(pl.Categorical if is_id else pl.String)
 

@@ -4,17 +4,18 @@ recommender = OnnxRecommender.load("exports/games")
 print(recommender.recommend(histories=[("B0001", 1405296000), ("B0002", 1405382400)]).table())
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from hm4sr.data.dataset import EventLog
 from hm4sr.data.tables import read_own
 from hm4sr.errors import UserError
+from hm4sr.files import reason
 from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed
 from hm4sr.serving.base import BaseRecommender, Served
 from hm4sr.serving.histories import InventedTimes
@@ -37,12 +38,18 @@ class OnnxRecommender(BaseRecommender):
         self._inputs = [value.name for value in session.get_inputs()]  # those that the model reads
         table = read_own(folder / "items.parquet")
         counts = np.concatenate([[0], table["events"].to_numpy()]).astype(np.int64)
-        blocks = {name: slice(*ends) for name, ends in manifest["blocks"].items()}
+        self._blocks = {
+            name: slice(int(start), int(stop)) for name, (start, stop) in manifest["blocks"].items()
+        }
+        seen_bias = float(manifest.get("seen_bias", 0.0))
+        if not math.isfinite(seen_bias):
+            raise ValueError(f"a seen_bias of {seen_bias}")
+        ranker = DotProductRanker(self._encode, vectors, self._blocks, seen_bias=seen_bias)
         super().__init__(
-            Served(Shelf(table, counts), DotProductRanker(self._encode, vectors, blocks)),
+            Served(Shelf(table, counts), ranker),
             Users({}, _no_events(), f"the export {folder}"),
-            InventedTimes(**manifest["invented"]),
-            manifest["max_length"],
+            InventedTimes(int(manifest["invented"]["last"]), int(manifest["invented"]["gap"])),
+            int(manifest["max_length"]),
         )
 
     @classmethod
@@ -77,11 +84,32 @@ class OnnxRecommender(BaseRecommender):
             session = onnxruntime.InferenceSession(
                 str(folder / "encoder.onnx"), options, providers=["CPUExecutionProvider"]
             )
-        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            export = cls(folder, manifest, vectors, session)
+            export._try(vectors)
+        except UserError:
+            raise
+        except Exception as error:  # what onnxruntime raises has no name of its own to catch it by
             raise UserError(
-                f"{folder} cannot be read by this onnxruntime ({error}): export again."
+                f"{folder} cannot be read by this onnxruntime ({reason(error)}): export again."
             ) from error
-        return cls(folder, manifest, vectors, session)
+        return export
+
+    def _try(self, vectors: Floats) -> None:
+        """See that the parts fit each other, which hashes do not tell.
+
+        Raises:
+            ValueError: they do not, or the encoder fails on a history of one event.
+        """
+        if vectors.ndim != 2 or len(vectors) != len(self.served.shelf) + 1 or vectors.dtype != np.float32:
+            raise ValueError(f"vectors {vectors.shape} for {len(self.served.shelf):,} items")
+        if strange := set(self._inputs) - set(INPUTS):
+            raise ValueError(f"the encoder asks for {sorted(strange)}")
+        if not all(0 <= block.start <= block.stop <= vectors.shape[1] for block in self._blocks.values()):
+            raise ValueError("blocks beyond the vectors")
+        one, moment = np.ones((1, 1), dtype=np.int64), np.full((1, 1), self.invented.last, dtype=np.int64)
+        first = self._encode(PaddedHistories(one, moment, one[0], -one[0], moment[0], one[:, :0]))
+        if first.shape != (1, vectors.shape[1]):
+            raise ValueError(f"the encoder gives {first.shape} for vectors {vectors.shape}")
 
     def _encode(self, histories: PaddedHistories) -> Floats:
         """Vectors of histories (B x Q)."""

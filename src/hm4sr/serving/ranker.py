@@ -18,6 +18,7 @@ from hm4sr.serving.search import (
     Limits,
     best_of_items,
     best_of_table,
+    merged,
 )
 
 
@@ -51,7 +52,14 @@ class Ranker(Protocol):
     def lifts(
         self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
     ) -> Floats:
-        """Scores of some items (B x n) minus the mean score of the catalogue after that history."""
+        """Scores of some items (B x n) minus the mean score of the catalogue after that history.
+
+        What is added for items of the history is not part of the mean.
+        """
+        ...
+
+    def seen_terms(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+        """What the scores of some items (B x n) hold for standing in the history."""
         ...
 
     def scores(
@@ -70,18 +78,42 @@ class DotProductRanker:
         vectors: item vectors (V x Q).
         blocks: the columns of each modality.
         index: searches all of `vectors`; exact if left out.
+        seen_bias: added to the dot products of items that stand in the history.
     """
 
     encode: HistoryEncoder
     vectors: Floats
     blocks: Mapping[str, slice]
     index: Index | None = None
+    seen_bias: float = 0.0
 
     def top(
         self, histories: PaddedHistories, k: int, limits: Sequence[Limits], without: Sequence[str] = ()
     ) -> Found:
-        """See `Ranker`."""
+        """See `Ranker`.
+
+        Items of the history whose score is more than a dot product are left to the index as blocked, and
+        put in their place afterwards.
+        """
         queries = self._queries(histories, without)
+        if not self.seen_bias:
+            return self._top(queries, k, limits)
+        had = histories.seen()
+        apart = [
+            replace(limit, blocked=np.union1d(limit.blocked, items))
+            for limit, items in zip(limits, had, strict=True)
+        ]
+        numbers, scores = self._top(queries, k, apart)
+        for row, (items, limit) in enumerate(zip(had, limits, strict=True)):
+            more = np.setdiff1d(items, limit.blocked, assume_unique=True)
+            if limit.allowed is not None:
+                more = np.intersect1d(more, limit.allowed, assume_unique=True)
+            if len(more):
+                own = self.vectors[more] @ queries[row] + np.float32(self.seen_bias)
+                numbers[row], scores[row] = merged((numbers[row], scores[row]), (more, own))
+        return numbers, scores
+
+    def _top(self, queries: Floats, k: int, limits: Sequence[Limits]) -> Found:
         numbers = np.zeros((len(queries), k), dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf)
         for rows in _alike(limits):
@@ -105,14 +137,22 @@ class DotProductRanker:
     ) -> Floats:
         """See `Ranker`."""
         lifts: Floats = self._queries(histories, without) @ (self.vectors[items] - self.mean).T
-        return lifts
+        return lifts + self.seen_terms(histories, items)
 
     def scores(
         self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()
     ) -> Floats:
         """See `Ranker`."""
         scores: Floats = self._queries(histories, without) @ self.vectors[items].T
-        return scores
+        return scores + self.seen_terms(histories, items)
+
+    def seen_terms(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+        """See `Ranker`."""
+        terms = np.zeros((len(histories), len(items)), dtype=np.float32)
+        if self.seen_bias:
+            for row, seen in enumerate(histories.seen()):
+                terms[row, np.isin(items, seen)] = self.seen_bias
+        return terms
 
     @cached_property
     def mean(self) -> Floats:
@@ -169,6 +209,10 @@ class TableRanker:
         table = self.table(histories)
         lifts: Floats = table[:, items] - table[:, 1:].mean(axis=1, keepdims=True)
         return lifts
+
+    def seen_terms(self, histories: PaddedHistories, items: NDArray[np.int64]) -> Floats:
+        """See `Ranker`: the table is the model's own, nothing is apart."""
+        return np.zeros((len(histories), len(items)), dtype=np.float32)
 
     def scores(
         self, histories: PaddedHistories, items: NDArray[np.int64], without: Sequence[str] = ()

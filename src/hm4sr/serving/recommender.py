@@ -183,7 +183,7 @@ class Recommender(BaseRecommender):
         vectors = self.model.fix_items().detach().cpu().numpy()
         if type(self.model).scores is not SeqRecModel.scores:
             return TableRanker(self._table, vectors)
-        return DotProductRanker(self._encode, vectors, self.model.blocks())
+        return DotProductRanker(self._encode, vectors, self.model.blocks(), seen_bias=self.model.seen_bias())
 
     def _use_index(self, config: IndexConfig) -> None:
         """Search by the configured index from now on."""
@@ -235,6 +235,7 @@ class Recommender(BaseRecommender):
                 np.zeros_like(histories.items),
                 histories.users,
                 np.repeat(histories.asked[:, None], histories.items.shape[1], axis=1),
+                histories.earlier,
             )
         )
         return SeqBatch(*tensors).to(self._device)

@@ -31,6 +31,7 @@ class PaddedHistories:
         lengths: number of events of each row.
         users: number of the user in the training data, or -1.
         asked: moment of each row's question, in seconds since 1970.
+        earlier: items of the newest events before those (B x H); 0 is padding.
     """
 
     items: NDArray[np.int64]
@@ -38,9 +39,15 @@ class PaddedHistories:
     lengths: NDArray[np.int64]
     users: NDArray[np.int64]
     asked: NDArray[np.int64]
+    earlier: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def seen(self) -> list[NDArray[np.int64]]:
+        """The distinct items of each history, ascending."""
+        both = np.concatenate([self.items, self.earlier], axis=1)
+        return [np.unique(row[row > 0]) for row in both]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +92,8 @@ class Requests:
         real = position < lengths[:, None]
         items = np.where(real, self.log.items[index], 0).astype(np.int64)
         times = self.log.times[index]
-        histories = PaddedHistories(items, times, lengths, self.users[rows], self.asked[rows])
+        earlier = self.log.earlier_items(self.starts[rows], ends - lengths)
+        histories = PaddedHistories(items, times, lengths, self.users[rows], self.asked[rows], earlier)
         return with_even_gaps(histories) if self.even else histories
 
     def evenly(self) -> "Requests":
@@ -106,10 +114,13 @@ def joined(parts: Sequence[PaddedHistories]) -> PaddedHistories:
     if len(parts) == 1:
         return parts[0]
     width = max(part.items.shape[1] for part in parts)
+    before = max(part.earlier.shape[1] for part in parts)
     padded = []
     for part in parts:
         more = ((0, 0), (0, width - part.items.shape[1]))
-        padded.append(replace(part, items=np.pad(part.items, more), times=np.pad(part.times, more, "edge")))
+        earlier = np.pad(part.earlier, ((0, 0), (0, before - part.earlier.shape[1])))
+        items, times = np.pad(part.items, more), np.pad(part.times, more, "edge")
+        padded.append(replace(part, items=items, times=times, earlier=earlier))
     names = PaddedHistories.__annotations__
     return PaddedHistories(*(np.concatenate([getattr(part, name) for part in padded]) for name in names))
 

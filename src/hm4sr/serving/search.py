@@ -86,6 +86,18 @@ def _common(blocked: NDArray[np.int64], allowed: NDArray[np.int64]) -> NDArray[n
     return blocked[np.isin(blocked, allowed)]
 
 
+def merged(
+    found: tuple[NDArray[np.int64], NDArray[np.float64]], more: tuple[NDArray[np.int64], Floats]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The best of one answer and further items, as many as the answer has; equal scores by item number."""
+    numbers = np.concatenate([found[0], more[0]])
+    scores = np.concatenate([found[1], more[1].astype(np.float64)])
+    if np.isnan(scores).any():
+        raise UserError("the model's scores are not numbers: it has diverged, train it again.")
+    best = np.lexsort((numbers, -scores))[: len(found[0])]
+    return numbers[best], scores[best]
+
+
 def best_of(row: Floats, k: int) -> NDArray[np.int64]:
     """Positions of the k largest numbers, best first, equal ones in order; minus infinity is never taken.
 

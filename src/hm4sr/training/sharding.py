@@ -106,9 +106,8 @@ def load_whole(
             if name in found:
                 continue
             tensor = None if file is None else file.get_slice(name)
-            empty = None if tensor is None else tensor[:0]
             shape, dtype = from_first(
-                None if empty is None else [tensor.get_shape(), str(empty.dtype).removeprefix("torch.")]
+                None if tensor is None else [tensor.get_shape(), str(tensor[:0].dtype).removeprefix("torch.")]
             )
             if shape[0] != bounds[-1]:
                 raise ValueError(f"{path}: {name} has {shape[0]} rows, not {bounds[-1]}")

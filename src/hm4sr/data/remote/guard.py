@@ -7,6 +7,7 @@ time gains nothing; every redirect is checked anew. Proxies are not used, since 
 import contextlib
 import http.client
 import ipaddress
+import math
 import socket
 import ssl
 import threading
@@ -98,12 +99,18 @@ class _CheckedConnection(http.client.HTTPConnection):
 
     def __init__(self, host: str, port: int, policy: Policy):
         super().__init__(host, port, timeout=_STALLED)
-        self.policy = policy
+        self.policy, self.deadline = policy, math.inf
 
     def connect(self) -> None:
-        self.sock = _connect(self.host, self.port, self.policy)
-        if self.policy.scheme == "https":
-            self.sock = _context().wrap_socket(self.sock, server_hostname=self.host)
+        self.sock = _connect(self.host, self.port, self.policy, self.deadline)
+        if self.policy.scheme != "https":
+            return
+        # The handshake comes when the socket has its place here, where a timer finds it to cut: each byte in
+        # time, a handshake can take hours.
+        secured = _context().wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = secured
+        _left(self.deadline)
+        secured.do_handshake()
 
 
 @cache
@@ -111,7 +118,7 @@ def _context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _connect(host: str, port: int, policy: Policy) -> socket.socket:
+def _connect(host: str, port: int, policy: Policy, deadline: float) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
     refused = [address for address in addresses if not policy.allows(address)]
@@ -120,10 +127,24 @@ def _connect(host: str, port: int, policy: Policy) -> socket.socket:
     failure: OSError = OSError("no address")
     for address in addresses:
         try:
-            return socket.create_connection((str(address), port), timeout=_STALLED)
+            sock = socket.create_connection((str(address), port), min(_STALLED, _left(deadline)))
+            sock.settimeout(_STALLED)
+            return sock
         except OSError as error:
             failure = error
     raise failure
+
+
+def _left(deadline: float) -> float:
+    """Seconds until a moment on the monotonic clock.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
 class Client:
@@ -173,6 +194,7 @@ class Client:
             self.close()
         reused = self._connection is not None
         connection = self._connection = self._connection or _CheckedConnection(host, port, self.policy)
+        connection.deadline = deadline
         timer = threading.Timer(max(0.0, deadline - time.monotonic()), _cut, [connection])
         timer.daemon = True
         timer.start()

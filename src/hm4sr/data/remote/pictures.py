@@ -54,7 +54,7 @@ class ImageConfig(Config):
     max_pixels: int = Field(default=64_000_000, ge=1)
     """Largest picture, in pixels."""
     timeout: float = Field(default=30.0, gt=0)
-    """Seconds for one picture."""
+    """Seconds for one attempt at a picture, with its redirects."""
     retry: Literal["temporary", "all", "none"] = "temporary"
     """Failures of earlier runs to try again: those that may pass, all, or none."""
     limit: int | None = Field(default=None, ge=1)
@@ -215,7 +215,8 @@ class _Run:
                 pause = float(2 ** (attempt - 1)) if error.wait is None else error.wait
                 self._rest_until = max(self._rest_until, time.monotonic() + min(pause, LONGEST_WAIT))
                 continue
-            with atomic_file(self.folder / f"{stem(url)}.{self._ending(data)}") as temporary:
+            ending = picture_ending(data, self.config.max_pixels)
+            with atomic_file(self.folder / f"{stem(url)}.{ending}") as temporary:
                 temporary.write_bytes(data)
             return len(data)
         raise AssertionError
@@ -232,25 +233,6 @@ class _Run:
             self._clients.value = client
             self._open.append(client)
         return client
-
-    def _ending(self, data: bytes) -> str:
-        """Ending of the picture's format; refuses what is no picture, or too large to decode."""
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(
-                io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]
-            ) as image:
-                kind, (width, height) = str(image.format), image.size
-        except Image.DecompressionBombError as error:
-            raise FetchError("has too many pixels", lasting=True) from error
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise FetchError("is not a picture", lasting=True) from error
-        if width * height > self.config.max_pixels:
-            raise FetchError(f"has {width:,} x {height:,} pixels", lasting=True)
-        if width * height == 1:
-            raise FetchError("is a placeholder of one pixel", lasting=True)
-        return FORMATS.get(kind, "jpg")
 
     def _note(self, url: str, outcome: int | FetchError) -> None:
         if isinstance(outcome, FetchError):
@@ -284,6 +266,28 @@ def secure(url: str, policy: Policy) -> str:
     url = "https://" + url[len("http://") :].replace(":80/", "/", 1)
     host, _, _ = check(url, policy)
     return url.replace(host, SECURE_HOSTS[host], 1) if host in SECURE_HOSTS else url
+
+
+def picture_ending(data: bytes, max_pixels: int) -> str:
+    """Ending of the name of a picture's format, from the head of the file.
+
+    Raises:
+        FetchError: it is no picture, or too large to decode.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            kind, (width, height) = str(image.format), image.size
+    except Image.DecompressionBombError as error:
+        raise FetchError("has too many pixels", lasting=True) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise FetchError("is not a picture", lasting=True) from error
+    if width * height > max_pixels:
+        raise FetchError(f"has {width:,} x {height:,} pixels", lasting=True)
+    if width * height == 1:
+        raise FetchError("is a placeholder of one pixel", lasting=True)
+    return FORMATS.get(kind, "jpg")
 
 
 def _outcome(url: str, future: "Future[Any]") -> tuple[str, int | FetchError]:

@@ -103,8 +103,20 @@ def coerce(value: Any, dtype: Any, name: str) -> Any:
     if isinstance(value, list | tuple | dict | set):
         raise BadLineError(f"has a list or a record as {name}")
     if dtype == pl.String:
-        return value if isinstance(value, str) else str(value)
+        return _text(value, name)
     return _number(value, dtype, name)
+
+
+def _text(value: Any, name: str) -> str:
+    try:
+        text = value if isinstance(value, str) else str(value)
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError as error:
+        raise BadLineError(f"has half of a character as {name}") from error
+    except ValueError as error:  # Python writes no whole number of more than 4,300 digits
+        raise BadLineError(f"has a number of thousands of digits as {name}") from error
+    return text
 
 
 def _number(value: Any, dtype: Any, name: str) -> int | float | None:
@@ -122,7 +134,7 @@ def _number(value: Any, dtype: Any, name: str) -> int | float | None:
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
         kind = "a number" if dtype == pl.Float64 else "a whole number"
-        raise BadLineError(f"has {str(value)[:40]!r} as {name}, which is not {kind}") from error
+        raise BadLineError(f"has {_text(value, name)[:40]!r} as {name}, which is not {kind}") from error
     return whole
 
 

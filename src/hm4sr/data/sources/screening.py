@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hm4sr.data.sources.bad_rows import BadRows
 from hm4sr.data.tables import Table
 from hm4sr.data.timestamps import TimeUnit, usable_times
+from hm4sr.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def _blank(cells: pl.Series) -> pl.Series:
 
 
 def _leave_out(table: Table, reasons: dict[str, pl.Series], bad: BadRows, show: str | None = None) -> Table:
+    """The rows without any of the reasons.
+
+    Raises:
+        UserError: none is left.
+    """
     kept = pl.Series(np.ones(len(table.frame), dtype=np.bool_))
     for what, wrong in reasons.items():
         wrong = wrong & kept
@@ -85,6 +91,11 @@ def _leave_out(table: Table, reasons: dict[str, pl.Series], bad: BadRows, show: 
         ]
         bad.report_many(table.path, int(wrong.sum()), examples)
         kept &= ~wrong
+    if not kept.any():
+        raise UserError(
+            f"{table.path} has no usable rows (first: {bad.examples[table.path][0]}): check that it is the "
+            "right file, and the names of its columns."
+        )
     return keep_rows(table, kept)
 
 

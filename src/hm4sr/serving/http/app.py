@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 import hm4sr
 from hm4sr.errors import UserError
 from hm4sr.serving.answers import Recommendations
+from hm4sr.serving.http.document import MOST_CATEGORIES, state_limits
 from hm4sr.serving.http.guard import Guard, extra_headers, problem
 from hm4sr.serving.http.runs import LoadedRun
 from hm4sr.serving.http.schemas import (
@@ -55,7 +56,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 _LARGE = 2000
 """Items beyond which an answer is put into words in a thread."""
-_MOST_CATEGORIES = 1000
 
 RunName = Annotated[str | None, Query(description="Name of the run; the first one if left out.")]
 
@@ -77,6 +77,7 @@ def create_app(service: Service) -> FastAPI:
     _add_state(app, service)
     if service.config.page:
         _add_page(app)
+    state_limits(app, service)
     return app
 
 
@@ -249,7 +250,7 @@ def _run_told(name: str, run: LoadedRun) -> RunTold:
         model=run.model,
         items=len(recommender.served.shelf),
         modalities=recommender.modalities,
-        categories=recommender.categories[:_MOST_CATEGORIES],
+        categories=recommender.categories[:MOST_CATEGORIES],
         last_moment=recommender.invented.last,
         gap=recommender.invented.gap,
     )

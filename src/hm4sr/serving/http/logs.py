@@ -5,7 +5,11 @@ import logging
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
+from typing import TextIO
+
+logger = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
@@ -42,6 +46,20 @@ def log_as_json() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    warnings.showwarning = _log_warning
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A library's warning as a log line of its kind and place: its text may quote what was read."""
+    place = f"{Path(filename).name}:{lineno}"
+    logger.warning("a library warns", extra={"fields": {"warning": category.__name__, "place": place}})
