@@ -12,6 +12,7 @@ from torch import Tensor
 from contract.catalogs import histories, rows_of, small_catalog, small_model, without_noise
 from contract.test_parallel import LENGTHS, alike, known_rows
 from hm4sr.errors import UserError
+from hm4sr.evaluation import ranking
 from hm4sr.models import registered_models
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.ranks import current, together
@@ -128,6 +129,32 @@ def test_it_is_not_compiled():
     train = {"shard_items": True, "compile": True}
     with pytest.raises(UserError, match=r"train\.compile is not made for train\.shard_items"):
         Experiment.build({"data": {"path": "d"}, "model": {"name": "sasrec"}, "train": train}, "test")
+
+
+def ranked(names: list[str]) -> dict[str, Tensor]:
+    """Ranks of targets among all items and among those not had, of fresh models."""
+    found = {}
+    batch = histories(LENGTHS, parallel=True)
+    targets = torch.tensor([1, 40, 20, 19, 21, 7, 33])
+    for name in names:
+        model = small_model(name, **without_noise(name))
+        if getattr(model, "seen", None) is not None:
+            torch.nn.init.constant_(model.seen.weight, 0.1)
+        if current().size > 1:
+            model.shard_items(current())
+        for unseen in (False, True):
+            rank = ranking._ranks if model.bounds is None else ranking._ranks_together
+            with torch.inference_mode(), ranking.judging(model) as candidates:
+                found[f"{name} {unseen}"] = rank(model, candidates, batch, targets, unseen)
+    return found
+
+
+def test_it_ranks_among_all_items(tmp_path):
+    first, second = in_processes(2, tmp_path, ranked, SHARDABLE)
+    for key, expected in ranked(SHARDABLE).items():
+        assert len(expected.unique()) > 3
+        assert torch.equal(first[key], expected), key
+        assert torch.equal(second[key], expected), key
 
 
 TENSORS = {

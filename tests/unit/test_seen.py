@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from hm4sr.data.batches import evaluation_batches, make_batch, training_windows
 from hm4sr.data.dataset import EventLog
+from hm4sr.evaluation.ranking import rank_events
 from hm4sr.models import get_model
 from hm4sr.nn import losses
 from hm4sr.nn.losses import softmax_loss
@@ -183,3 +184,21 @@ def test_terms_sum_to_the_score_of_an_item_of_the_history(recommender):
     for item in found.items:
         assert sum(item.terms.values()) == pytest.approx(item.score, abs=1e-5)
         assert sum(abs(share) for share in item.shares.values()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_ranks_among_unseen_items_are_those_of_a_table_without_the_others():
+    model, log = plus(), log_of(HISTORIES)
+    targets = log.targets("test")
+    ranked = rank_events(model, log, targets, torch.device("cpu"), unseen=True)
+    everything = rank_events(model, log, targets, torch.device("cpu"))
+    model.eval()
+    (windows,) = evaluation_batches(log, targets, 4, 8)
+    with torch.no_grad(), model.fixed_items() as candidates:
+        table = model.scores(make_batch(log, windows), candidates)
+    for row, user in enumerate(windows.users):
+        *seen, target = HISTORIES[user]
+        others = [item for item in range(1, NUM_ITEMS + 1) if item not in seen and item != target]
+        expected = 1 + int((table[row, others] >= table[row, target]).sum())
+        assert ranked.ranks[list(ranked.users).index(user)] == expected
+    assert (ranked.ranks <= everything.ranks).all()
+    assert (ranked.ranks < everything.ranks).any()

@@ -18,7 +18,12 @@ import click
     multiple=True,
     help="Cut-off; repeat for several [default: 5 10 20].",
 )
-def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int, ...]) -> None:
+@click.option(
+    "--unseen",
+    is_flag=True,
+    help="Rank among the items that the user has not had, not among all as the protocol wants.",
+)
+def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int, ...], unseen: bool) -> None:
     """Rank every user's target again with the trained models in RUNS and print their metrics."""
     from typing import cast
 
@@ -36,6 +41,6 @@ def command(runs: tuple[Path, ...], data: Path | None, part: str, ks: tuple[int,
         run = Run.open(path)
         dataset = run.dataset(data)
         log = seen_events(dataset, run.experiment.data)
-        ranked = rank_part(run.load_model(dataset, device), log, cast(Part, part), device)
+        ranked = rank_part(run.load_model(dataset, device), log, cast(Part, part), device, unseen)
         columns[path.name] = summarise(ranked.ranks, ks or run.experiment.evaluate.ks)
     print_metrics(columns)

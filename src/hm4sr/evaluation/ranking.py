@@ -66,9 +66,11 @@ def _checked(ranks: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
     return ranks
 
 
-def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
+def rank_part(
+    model: SeqRecModel, log: EventLog, part: Part, device: torch.device, unseen: bool = False
+) -> RankedTargets:
     """Rank every target of the validation or test part; see `rank_events`."""
-    return rank_events(model, log, log.targets(part), device)
+    return rank_events(model, log, log.targets(part), device, unseen)
 
 
 @contextmanager
@@ -87,16 +89,28 @@ def judging(model: SeqRecModel) -> Iterator[Float[Tensor, "V Q"]]:
 
 @torch.inference_mode()
 def rank_events(
-    model: SeqRecModel, log: EventLog, targets: NDArray[np.int64], device: torch.device
+    model: SeqRecModel,
+    log: EventLog,
+    targets: NDArray[np.int64],
+    device: torch.device,
+    unseen: bool = False,
 ) -> RankedTargets:
-    """Rank the items of the given events among all items, in float32, histories not removed.
+    """Rank the items of the given events among all items, in float32.
 
     Targets that have no event before them cannot be ranked and are left out.
+
+    Args:
+        model: ranks.
+        log: all events.
+        targets: events in ascending order.
+        device: where to compute.
+        unseen: rank among the items that the history does not hold (of those before what the model reads,
+            the newest 1,000), and the target; otherwise, the protocol, among all.
     """
     with judging(model) as candidates:
         if not bool(candidates.isfinite().all()):
             raise ValueError("an item's vector is not a number: the model is broken or has diverged")
-        return _rank_with(model, candidates, log, targets, device)
+        return _rank_with(model, candidates, log, targets, device, unseen)
 
 
 def _rank_with(
@@ -105,6 +119,7 @@ def _rank_with(
     log: EventLog,
     chosen: NDArray[np.int64],
     device: torch.device,
+    unseen: bool,
 ) -> RankedTargets:
     parts = [0, len(candidates)] if model.bounds is None else model.bounds
     largest = max(stop - start for start, stop in pairwise(parts))  # so that all ranks cut alike
@@ -115,7 +130,8 @@ def _rank_with(
         events.append(windows.starts + windows.lengths)
         targets = log.items[events[-1]].astype(np.int64)
         wanted = torch.from_numpy(targets).to(device)
-        ranks.append(_ranks(model, candidates, batch, wanted).cpu().numpy())
+        rank = _ranks if model.bounds is None else _ranks_together
+        ranks.append(rank(model, candidates, batch, wanted, unseen).cpu().numpy())
         users.append(windows.users)
         items.append(targets)
     if not users:
@@ -127,26 +143,46 @@ def _rank_with(
 
 
 def _ranks(
-    model: SeqRecModel, candidates: Float[Tensor, "V Q"], batch: SeqBatch, targets: Int[Tensor, "B"]
+    model: SeqRecModel,
+    candidates: Float[Tensor, "V Q"],
+    batch: SeqBatch,
+    targets: Int[Tensor, "B"],
+    unseen: bool,
 ) -> Int[Tensor, "B"]:
-    """Rank of each history's target among all items; where tables are sharded, of all ranks together.
+    """Rank of each history's target; see `rank_events`."""
+    scores = model.scores(batch, candidates)
+    if unseen:
+        own = targets[:, None]
+        wanted = scores.gather(1, own)
+        scores.scatter_(1, seen_at_end(batch), -torch.inf).scatter_(1, own, wanted)
+    return target_ranks(scores, targets)
 
-    Each rank then scores every history against its own items. A target's score is the one that its keeper
-    computes, so that it is compared with itself as in one process.
+
+def _ranks_together(
+    model: SeqRecModel,
+    candidates: Float[Tensor, "P Q"],
+    batch: SeqBatch,
+    targets: Int[Tensor, "B"],
+    unseen: bool,
+) -> Int[Tensor, "B"]:
+    """The same where tables are sharded: all ranks score the same histories, each against its own items.
+
+    A target is compared with the score that its keeper computes, so that it is as good as itself.
     """
-    if model.bounds is None:
-        return target_ranks(model.scores(batch, candidates), targets)
-    scores = model.last_hidden(batch) @ candidates.T
-    here = model.here
-    if bias := model.seen_bias():
-        items = seen_at_end(batch)
-        kept = ((items > 0) & (items >= here.start) & (items < here.stop)).nonzero()
-        scores[kept[:, 0], items[kept[:, 0], kept[:, 1]] - here.start] += bias
+    here, scores = model.here, model.last_hidden(batch) @ candidates.T
+    items = seen_at_end(batch)
+    row, column = ((items > 0) & (items >= here.start) & (items < here.stop)).nonzero(as_tuple=True)
+    seen = (row, items[row, column] - here.start)
+    scores[seen] += model.seen_bias()
+    own = ((targets >= here.start) & (targets < here.stop)).nonzero().squeeze(1)
+    its_place = (own, targets[own] - here.start)
+    wanted = scores.new_zeros(len(targets))
+    wanted[own] = scores[its_place]
+    if unseen:
+        scores[seen] = -torch.inf
+        scores[its_place] = wanted[own]
     if here.start == 0:
         scores[:, 0] = -torch.inf
-    own = ((targets >= here.start) & (targets < here.stop)).nonzero().squeeze(1)
-    wanted = scores.new_zeros(len(targets))
-    wanted[own] = scores[own, targets[own] - here.start]
     dist.all_reduce(wanted)
     ranks = (scores >= wanted[:, None]).sum(1)
     dist.all_reduce(ranks)
