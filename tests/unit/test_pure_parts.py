@@ -92,7 +92,7 @@ def test_a_softmax_of_several_chunks_fills_up_the_last_one(monkeypatch):
     whole = softmax_loss(hidden, vectors, targets)
     expected = torch.autograd.grad(whole, [hidden, vectors])
     monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", 64 * 9)
-    assert losses._chunk_rows(130, 9) == 64
+    assert losses.chunk_rows(130, 9) == 64
     parts = softmax_loss(hidden, vectors, targets)
     for one, other in zip(torch.autograd.grad(parts, [hidden, vectors]), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
@@ -103,7 +103,7 @@ def test_a_softmax_of_several_chunks_fills_up_the_last_one(monkeypatch):
     [(1, 10, 64), (64, 10, 64), (65, 10, 128), (1000, 8000, 1000), (1001, 8000, 512), (5, 9_000_000, 1)],
 )
 def test_chunks_are_equal_and_of_whole_blocks(rows, items, chunk):
-    assert losses._chunk_rows(rows, items) == chunk
+    assert losses.chunk_rows(rows, items) == chunk
 
 
 def test_only_the_gradients_that_are_wanted_are_made():

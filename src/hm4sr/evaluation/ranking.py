@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +17,7 @@ from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.seen import seen_at_end
+from hm4sr.types import SeqBatch
 
 _CHUNK_SCORES = 4_000_000
 """Scores alive at a time: 16 MB in float32, which stay in the processor's cache."""
@@ -54,6 +57,10 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
         ranks = torch.from_numpy(np.count_nonzero(scores.numpy() >= wanted.numpy(), axis=1))
     else:
         ranks = (scores >= wanted).sum(1)
+    return _checked(ranks)
+
+
+def _checked(ranks: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
     if bool((ranks == 0).any()):
         raise ValueError("a score is not a number: the model is broken or has diverged")
     return ranks
@@ -110,22 +117,21 @@ def _rank_with(
     model: SeqRecModel,
     candidates: Float[Tensor, "V Q"],
     log: EventLog,
-    wanted: NDArray[np.int64],
+    chosen: NDArray[np.int64],
     device: torch.device,
     unseen: bool,
 ) -> RankedTargets:
-    batch_size = max(1, min(2048, _CHUNK_SCORES // len(candidates)))
+    parts = [0, len(candidates)] if model.bounds is None else model.bounds
+    largest = max(stop - start for start, stop in pairwise(parts))  # so that all ranks cut alike
+    batch_size = max(1, min(2048, _CHUNK_SCORES // largest))
     events, users, items, ranks = [], [], [], []
-    for windows in evaluation_batches(log, wanted, model.catalog.max_length, batch_size):
+    for windows in evaluation_batches(log, chosen, model.catalog.max_length, batch_size):
         batch = make_batch(log, windows).to(device)
         events.append(windows.starts + windows.lengths)
         targets = log.items[events[-1]].astype(np.int64)
-        scores = model.scores(batch, candidates)
-        if unseen:
-            own = torch.from_numpy(targets).to(device)[:, None]
-            wanted_scores = scores.gather(1, own)
-            scores.scatter_(1, seen_at_end(batch), -torch.inf).scatter_(1, own, wanted_scores)
-        ranks.append(target_ranks(scores, torch.from_numpy(targets).to(device)).cpu().numpy())
+        wanted = torch.from_numpy(targets).to(device)
+        rank = _ranks if model.bounds is None else _ranks_together
+        ranks.append(rank(model, candidates, batch, wanted, unseen).cpu().numpy())
         users.append(windows.users)
         items.append(targets)
     if not users:
@@ -134,3 +140,50 @@ def _rank_with(
     all_users, all_items, all_ranks = (np.concatenate(parts) for parts in (users, items, ranks))
     order = np.argsort(np.concatenate(events))
     return RankedTargets(all_users[order], all_items[order], all_ranks[order])
+
+
+def _ranks(
+    model: SeqRecModel,
+    candidates: Float[Tensor, "V Q"],
+    batch: SeqBatch,
+    targets: Int[Tensor, "B"],
+    unseen: bool,
+) -> Int[Tensor, "B"]:
+    """Rank of each history's target; see `rank_events`."""
+    scores = model.scores(batch, candidates)
+    if unseen:
+        own = targets[:, None]
+        wanted = scores.gather(1, own)
+        scores.scatter_(1, seen_at_end(batch), -torch.inf).scatter_(1, own, wanted)
+    return target_ranks(scores, targets)
+
+
+def _ranks_together(
+    model: SeqRecModel,
+    candidates: Float[Tensor, "P Q"],
+    batch: SeqBatch,
+    targets: Int[Tensor, "B"],
+    unseen: bool,
+) -> Int[Tensor, "B"]:
+    """The same where tables are sharded: all ranks score the same histories, each against its own items.
+
+    A target is compared with the score that its keeper computes, so that it is as good as itself.
+    """
+    here, scores = model.here, model.last_hidden(batch) @ candidates.T
+    items = seen_at_end(batch)
+    row, column = ((items > 0) & (items >= here.start) & (items < here.stop)).nonzero(as_tuple=True)
+    seen = (row, items[row, column] - here.start)
+    scores[seen] += model.seen_bias()
+    own = ((targets >= here.start) & (targets < here.stop)).nonzero().squeeze(1)
+    its_place = (own, targets[own] - here.start)
+    wanted = scores.new_zeros(len(targets))
+    wanted[own] = scores[its_place]
+    if unseen:
+        scores[seen] = -torch.inf
+        scores[its_place] = wanted[own]
+    if here.start == 0:
+        scores[:, 0] = -torch.inf
+    dist.all_reduce(wanted)
+    ranks = (scores >= wanted[:, None]).sum(1)
+    dist.all_reduce(ranks)
+    return _checked(ranks)

@@ -72,7 +72,7 @@ def identity(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     settings["train"] = {
         key: value
         for key, value in config["train"].items()
-        if key not in ("device", "threads", "compile", "save_minutes")
+        if key not in ("device", "threads", "compile", "save_minutes", "shard_items")
     }
     content = {"settings": settings, "files": data["files"], "features": data["features"]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

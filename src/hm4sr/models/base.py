@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 from hm4sr.config import Config
 from hm4sr.errors import UserError
 from hm4sr.nn.losses import one_against_one, softmax_loss
-from hm4sr.nn.sampling import ItemView, draw_unseen, sample_items, whole_catalogue
+from hm4sr.nn.projection import FrozenFeatures
+from hm4sr.nn.ranks import Ranks
+from hm4sr.nn.sampling import ItemView, draw_unseen, embed, sample_items, whole_catalogue
 from hm4sr.nn.seen import seen_at_end
+from hm4sr.nn.sharded_softmax import sharded_softmax_loss
+from hm4sr.nn.shards import ShardedTable, sharded_tables
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
 
@@ -63,17 +68,22 @@ class SeqRecModel(nn.Module):
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
             Where that depends on the settings, an instance says otherwise than its class does.
         multimodal: whether it reads the frozen features of the catalogue.
+        shardable: whether it can learn with its item table spread over processes (`shard_items`): it then
+            reads `items` by lookups and the catalogue by `view`, `vectors_of` and `item_vectors` alone.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         epoch_buffers: buffers that `start_epoch` fills and that are not saved with the weights; a state
             within an epoch holds them.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
         negatives: items drawn for the softmax of a step, beside the batch's own; 0 takes the whole catalogue.
+        bounds: where the item table is sharded, rank r keeps the rows bounds[r]..bounds[r + 1]; else None.
+        here: those of this process; all of them where nothing is sharded.
     """
 
     Config: ClassVar[type[ModelConfig]]
     name: ClassVar[str]
     parallel: bool = True
     multimodal: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
     reads_histories: ClassVar[bool] = False
     epoch_buffers: ClassVar[tuple[str, ...]] = ()
     items: nn.Embedding
@@ -85,6 +95,8 @@ class SeqRecModel(nn.Module):
         self.rng = rng
         self.matmul_dtype = torch.float32
         self.negatives = 0
+        self.bounds: list[int] | None = None
+        self.here = slice(None)
         self._fixed_items: Tensor | None = None
 
     @contextmanager
@@ -115,6 +127,24 @@ class SeqRecModel(nn.Module):
         """The item vectors, computed unless they are fixed."""
         return self.item_vectors() if self._fixed_items is None else self._fixed_items
 
+    def vectors_of(self, items: Int[Tensor, "*N"]) -> Float[Tensor, "*N Q"]:
+        """Vectors of the items of histories: those that are fixed, or as they are now."""
+        if self.bounds is not None:
+            return embed(items, self.item_vectors)
+        return F.embedding(items, self.items_now())
+
+    def shard_items(self, ranks: Ranks) -> None:
+        """Keep the rows of one rank of the item table, and what belongs to them; forget the others.
+
+        `item_vectors()` and what is fixed are those of these rows from then on. For a `shardable` model.
+        """
+        assert self.shardable, f"{self.name} reads its whole item table"
+        self.items = table = ShardedTable(self.items, ranks)
+        self.bounds, self.here = table.bounds, table.here
+        for module in self.modules():
+            if isinstance(module, FrozenFeatures):
+                module.here = table.here
+
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Vector of each history: position l stands for the events 0..l."""
         raise NotImplementedError
@@ -122,7 +152,8 @@ class SeqRecModel(nn.Module):
     def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
         """Vectors of the given item numbers; of the whole catalogue (U = V, row 0 is padding) if left out.
 
-        They are the rows of the table `items`, for a model that does not say otherwise.
+        They are the rows of the table `items`, for a model that does not say otherwise. Where that is
+        sharded, "whole" means the rows that this process keeps.
         """
         if items is None:
             return self.items.weight
@@ -138,16 +169,38 @@ class SeqRecModel(nn.Module):
         """
         table = table or self.item_vectors
         if not self.negatives:
+            if self.bounds is not None:
+                targets = batch.at_targets(batch.targets)
+                return ItemView(table(), batch.items, targets, bounds=self.bounds, look_up=table)
             return whole_catalogue(batch, table())
         rows, view = sample_items(batch, self.catalog, self.negatives, self.rng)
         return view(table(rows))
 
     def main_loss(
-        self, hidden: Float[Tensor, "N Q"], view: ItemView, score_padding: bool = False
+        self,
+        hidden: Float[Tensor, "N Q"],
+        view: ItemView,
+        score_padding: bool = False,
+        raised: Int[Tensor, "N S"] | None = None,
+        by: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the batch's targets, in the order of `batch.at_targets`."""
+        """Cross-entropy of the batch's targets, in the order of `batch.at_targets`.
+
+        Args:
+            hidden: what is known before each target.
+            view: the items of the softmax.
+            score_padding: whether padding is one of them.
+            raised: rows of the view whose scores are raised by `by`, each once in a row; 0 is none.
+            by: a number.
+        """
+        dtype = self.matmul_dtype
+        if view.bounds is not None:
+            return sharded_softmax_loss(
+                hidden, view.vectors, view.bounds, view.targets, dtype, score_padding, "targets", raised, by
+            )
+        weights = view.log_weights
         return softmax_loss(
-            hidden, view.vectors, view.targets, self.matmul_dtype, score_padding, view.log_weights, "targets"
+            hidden, view.vectors, view.targets, dtype, score_padding, weights, "targets", raised, by
         )
 
     def one_negative_loss(
@@ -234,8 +287,12 @@ class SeqRecModel(nn.Module):
         return {}
 
     def num_parameters(self) -> int:
-        """Trainable parameters; frozen features do not count."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        """Trainable parameters, those kept by other processes included; frozen features do not count."""
+        here = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return here + sum(
+            table.num_embeddings * table.embedding_dim - table.weight.numel()
+            for table in sharded_tables(self).values()
+        )
 
 
 def require_features(catalog: Catalog, name: str) -> None:

@@ -100,6 +100,7 @@ class HM4SR(SeqRecModel):
     Config = HM4SRConfig
     categories: Tensor
     multimodal = True
+    shardable = True
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
@@ -184,13 +185,13 @@ class HM4SR(SeqRecModel):
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
-        x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
+        x, _ = self._mix_experts(self.vectors_of(batch.items), batch)
         hidden = [self.encoders[name](x[:, :, m]) for m, name in enumerate(self.modalities)]
         return self.ask(torch.cat(hidden, dim=-1), batch, lambda moments: moments)
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
-        x, _ = self._mix_experts(F.embedding(batch.items, self.items_now()), batch)
+        x, _ = self._mix_experts(self.vectors_of(batch.items), batch)
         parts = enumerate(self.modalities)
         hidden = [self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts]
         newest = (batch.lengths - 1)[:, None]
@@ -226,7 +227,7 @@ class HM4SR(SeqRecModel):
     def _positioned(self, x: Float[Tensor, "B L Q"]) -> Float[Tensor, "B L M D"]:
         """Modalities side by side, each with the vector of its position (eq. 6)."""
         B, L, _ = x.shape
-        e: Tensor = x.view(B, L, len(self.modalities), -1) + self.positions.weight[:L, None]
+        e: Tensor = x.view(B, L, len(self.modalities), self.config.dim) + self.positions.weight[:L, None]
         return e
 
     def gates(self, batch: SeqBatch) -> dict[str, Float[Tensor, "B L K"]]:
@@ -234,7 +235,7 @@ class HM4SR(SeqRecModel):
         gates = {}
         if self.interactive is not None:
             found = self.interactive.gates(
-                self._positioned(F.embedding(batch.items, self.items_now())), self._missing(batch)
+                self._positioned(self.vectors_of(batch.items)), self._missing(batch)
             )
             gates = {f"interactive {name}": found[:, :, m] for m, name in enumerate(self.modalities)}
         if self.time is not None and self.temporal is not None:
@@ -252,7 +253,7 @@ class HM4SR(SeqRecModel):
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""
         c = self.config
         view = self.view(batch)
-        seen = F.embedding(view.items, view.vectors)
+        seen = view.of_batch()
         with self.mixed_precision():
             x, time = self._mix_experts(seen, batch)
             hidden, twins = self._encode_twice(x, time, batch)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hm4sr.models.base import register
 from hm4sr.models.hm4sr import HM4SR, HM4SRConfig
-from hm4sr.nn.losses import softmax_loss
 from hm4sr.nn.question import QuestionTime
 from hm4sr.nn.sampling import ItemView
 from hm4sr.nn.seen import SeenTerm, seen_at_targets
@@ -70,17 +69,8 @@ class HM4SRPlus(HM4SR):
         """Cross-entropy of the next items (eq. 20), the scores of those that were had raised."""
         if self.seen is None:
             return super().next_item_loss(hidden, view, batch)
-        return softmax_loss(
-            hidden,
-            view.vectors,
-            view.targets,
-            self.matmul_dtype,
-            self.config.score_padding,
-            view.log_weights,
-            "targets",
-            view.rows_of(seen_at_targets(batch)),
-            self.seen(),
-        )
+        raised = view.rows_of(seen_at_targets(batch))
+        return self.main_loss(hidden, view, self.config.score_padding, raised, self.seen())
 
     def seen_bias(self) -> float:
         """What is added to the score of every item that stands in the history."""

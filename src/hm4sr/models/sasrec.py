@@ -21,6 +21,7 @@ class SASRec(SeqRecModel):
     """
 
     Config = TransformerConfig
+    shardable = True
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)

@@ -69,6 +69,7 @@ class TiCoSeRec(SASRec):
 
     Config = TiCoSeRecConfig
     reads_histories = True
+    shardable = False  # finds similar items among all of them
     epoch_buffers = ("neighbours",)
     regular: Tensor
     neighbours: Tensor

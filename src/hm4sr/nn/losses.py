@@ -65,7 +65,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         num_rows, w = len(hidden), item_vectors.detach().to(dtype)
-        chunk = _chunk_rows(num_rows, len(w))
+        chunk = chunk_rows(num_rows, len(w))
         # Rows of zeros fill up the last chunk: they add nothing to the gradient, and equal shapes are reused.
         h = F.pad(hidden.detach().to(dtype), (0, 0, 0, -num_rows % chunk))
         total = torch.zeros((), dtype=torch.float32, device=h.device)
@@ -119,7 +119,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         return hidden_gradient * scale, vector_gradient * scale, None, None, None, None, None, by
 
 
-def _chunk_rows(num_rows: int, num_items: int) -> int:
+def chunk_rows(num_rows: int, num_items: int) -> int:
     """Rows of a chunk: equal chunks, a multiple of 64 where that fits."""
     most = max(1, _CHUNK_ELEMENTS // num_items)
     rows = math.ceil(num_rows / math.ceil(num_rows / most))

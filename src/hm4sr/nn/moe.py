@@ -58,7 +58,7 @@ class InteractiveMoE(nn.Module):
             missing: which modalities beside the ID their items lack; None where all have all.
         """
         B, L, M, D = e.shape
-        found = self.experts(e.flatten(2)).view(B, L, M, -1, D)
+        found = self.experts(e.flatten(2)).view(B, L, M, self.gate_weight.shape[2], D)
         mixed: Tensor = (self.gates(e, missing).unsqueeze(-2) @ found).squeeze(-2)
         return e + self.strength[:, None] * mixed
 

@@ -28,7 +28,11 @@ def presence(features: Mapping[str, ItemFeatures]) -> Bool[Tensor, "V M"]:
 
 
 class FrozenFeatures(nn.Module):
-    """One modality's vectors as a constant: not part of the state that is saved, without a gradient."""
+    """One modality's vectors as a constant: not part of the state that is saved, without a gradient.
+
+    Attributes:
+        here: the items that stand for the whole catalogue in this process, where item tables are sharded.
+    """
 
     features: Tensor
     missing: Tensor
@@ -39,6 +43,7 @@ class FrozenFeatures(nn.Module):
         self.register_buffer("features", features.vectors.to(device), persistent=False)
         self.register_buffer("missing", ~features.present.to(device), persistent=False)
         self._converted: Tensor | None = None
+        self.here = slice(None)
 
     def rows(self, dtype: torch.dtype, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U F"]:
         """The vectors of some items, or of the whole catalogue, in a number format."""
@@ -49,7 +54,7 @@ class FrozenFeatures(nn.Module):
     def _features_in(self, dtype: torch.dtype) -> Tensor:
         """The features in another number format, converted once."""
         if self._converted is None or self._converted.dtype != dtype:
-            self._converted = self._convert(self.features, self.missing, dtype)
+            self._converted = self._convert(self.features[self.here], self.missing[self.here], dtype)
         return self._converted
 
     def _convert(
@@ -94,14 +99,16 @@ class FeatureProjection(FrozenFeatures):
             dtype: number format of the product; the result is float32.
             items: item numbers.
         """
-        missing = self.missing if items is None else self.missing[items]
+        missing = self.missing[self.here if items is None else items]
         if items is not None:
             x = self._project(self.rows(dtype, items))
         elif torch.is_grad_enabled() or (self.mean is None and self.features.dtype == dtype):
             x = self._project(self._features_in(dtype))
         else:  # a chunk at a time, so that large tables are never converted whole
             pairs = zip(
-                torch.split(self.features, _CHUNK_ROWS), torch.split(missing, _CHUNK_ROWS), strict=True
+                torch.split(self.features[self.here], _CHUNK_ROWS),
+                torch.split(missing, _CHUNK_ROWS),
+                strict=True,
             )
             x = torch.cat([self._project(self._convert(*pair, dtype)) for pair in pairs])
         if self.stand_in is not None:

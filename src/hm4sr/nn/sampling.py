@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -21,6 +22,9 @@ class ItemView:
         targets: the learned targets as rows of `vectors`.
         log_weights: how many items each row stands for in the softmax, as a logarithm; None: itself.
         numbers: item number of each row, ascending; None where row v is item v.
+        bounds: where the ranks' parts of the catalogue begin and end, if `vectors` are this rank's part of
+            it alone (row 0 is then its first item, and `items` and `targets` are item numbers).
+        look_up: gives the vectors of any items, in that case.
     """
 
     vectors: Float[Tensor, "U Q"]
@@ -28,6 +32,8 @@ class ItemView:
     targets: Int[Tensor, "N"]
     log_weights: Float[Tensor, "U"] | None = None
     numbers: Int[Tensor, "U"] | None = None
+    bounds: list[int] | None = None
+    look_up: Callable[[Tensor], Tensor] | None = None
 
     def rows_of(self, items: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
         """Where items stand among the vectors; 0 for those that do not."""
@@ -35,6 +41,18 @@ class ItemView:
             return items
         rows = torch.searchsorted(self.numbers, items).clamp_max(len(self.numbers) - 1)
         return rows.where(self.numbers[rows] == items, 0)
+
+    def of_batch(self) -> Float[Tensor, "B L Q"]:
+        """Vectors of the batch's items."""
+        if self.look_up is None:
+            return F.embedding(self.items, self.vectors)
+        return embed(self.items, self.look_up)
+
+
+def embed(items: Int[Tensor, "*N"], look_up: Callable[[Tensor], Tensor]) -> Float[Tensor, "*N Q"]:
+    """Vectors of items from a function that is asked for each distinct item once."""
+    rows, place = torch.unique(items, return_inverse=True)
+    return F.embedding(place, look_up(rows))
 
 
 def whole_catalogue(batch: SeqBatch, vectors: Float[Tensor, "V Q"]) -> ItemView:

@@ -8,7 +8,7 @@ FOLDER/epoch-00003-step-0001200/  the same and 1,200 steps of the fourth
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,9 +22,12 @@ from hm4sr.errors import StoppedError, UserError
 from hm4sr.files import atomic_directory, hash_files, read_json, remove_leftovers, write_json, writing
 from hm4sr.manifest import NAME, read_manifest, verify_listed, write_manifest
 from hm4sr.models.base import SeqRecModel
-from hm4sr.nn.ranks import current
+from hm4sr.nn.ranks import anywhere, current
+from hm4sr.nn.shards import sharded_tables
 from hm4sr.runtime import describe_machine
 from hm4sr.training.optimizer import Optimizer
+from hm4sr.training.parallel import from_first
+from hm4sr.training.sharding import load_whole, save_whole
 from hm4sr.training.stopping import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -75,10 +78,11 @@ class Progress:
 class States:
     """The states of one training run: one after each epoch, some within long ones, one when it is stopped.
 
-    Several processes save whole epochs alone: within one, each of them has loss sums of its own.
+    Several processes save whole epochs alone: within one, each of them has loss sums of its own. The first
+    one writes and reads; where item tables are sharded, the others call the same and send or get their rows.
 
     Args:
-        folder: where they are kept; None keeps nothing.
+        folder: where they are kept; None keeps nothing, or leaves it to the first process.
         minutes: time between two states within an epoch.
         model: what is trained.
         optimizer: what trains it.
@@ -98,6 +102,13 @@ class States:
         self._model, self._optimizer = model, optimizer
         self._saved = time.monotonic()
         self._within = folder is not None and current().size == 1
+        self._helps = model.bounds is not None and anywhere(folder is not None)
+        self._sharded = sharded_tables(model)
+
+    @property
+    def kept(self) -> bool:
+        """Whether this process has a part in saving and loading."""
+        return self.folder is not None or self._helps
 
     def after_step(self, progress: Progress, best: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
         """Save if it is time to, and stop if a signal has come.
@@ -132,11 +143,16 @@ class States:
         Raises:
             WritingError: it cannot be written; the state before is still there.
         """
-        if self.folder is None:
+        path = None if self.folder is None else self._path(self.folder, progress)
+        # One of the same name is the same: nothing here is left to chance.
+        missing = path is not None and not (path / NAME).is_file()
+        if self._helps:
+            missing = from_first(missing)
+        if path is None or self.folder is None:
+            if missing:
+                self._write_tensors(None, best)
             return
-        step = progress.position.step
-        path = self.folder / f"epoch-{progress.epoch:05d}{f'-step-{step:09d}' if step else ''}"
-        if not (path / NAME).is_file():  # one of the same name is the same: nothing here is left to chance
+        if missing:
             advice = "make room there or mend the rights, and go on with the same command and --resume"
             kept = "; the last state is whole" if saved_states(self.folder) else ""
             with writing(path, f"{advice}{kept}"):
@@ -145,18 +161,46 @@ class States:
             shutil.rmtree(old, ignore_errors=True)
         self._saved = time.monotonic()
 
+    def _path(self, folder: Path, progress: Progress) -> Path:
+        step = progress.position.step
+        return folder / f"epoch-{progress.epoch:05d}{f'-step-{step:09d}' if step else ''}"
+
     def _write(self, path: Path, progress: Progress, best: dict[str, Tensor]) -> None:
         model = self._model
         extra = {f"{_EPOCH_BUFFERS}{name}": model.get_buffer(name) for name in model.epoch_buffers}
         extra = {name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}
         with atomic_directory(path) as temporary:
-            save_file(snapshot(model), temporary / "model.safetensors")
-            save_file(best, temporary / "best.safetensors")
-            save_file(self._optimizer.state(), temporary / "optimizer.safetensors")
+            self._write_tensors(temporary, best)
             save_file({"model": model.rng.get_state(), **extra}, temporary / "generators.safetensors")
             write_json(temporary / "progress.json", asdict(progress))
             write_json(temporary / "environment.json", describe_machine(model.rng.device))
             write_manifest(temporary / NAME, {"files": hash_files(temporary, _FILES)})
+
+    def _write_tensors(self, folder: Path | None, best: dict[str, Tensor]) -> None:
+        """What other processes may have a part of; without a folder this process sends its part."""
+        for name, tensors, is_part in (
+            ("model", snapshot(self._model), self._is_part),
+            ("best", best, self._is_part),
+            ("optimizer", self._optimizer.state(), self._optimizer.has_rows),
+        ):
+            file = None if folder is None else folder / f"{name}.safetensors"
+            save_whole(tensors, file, self._model.bounds, is_part)
+
+    def _is_part(self, name: str) -> bool:
+        return name in self._sharded
+
+    def _read_tensors(self, folder: Path | None) -> dict[str, Tensor]:
+        """Put what `_write_tensors` wrote into model and optimiser; the best weights are given back."""
+        model = self._model
+
+        def read(name: str, is_part: Callable[[str], bool]) -> dict[str, Tensor]:
+            return load_whole(
+                None if folder is None else folder / f"{name}.safetensors", model.bounds, is_part
+            )
+
+        model.load_state_dict(read("model", self._is_part))
+        self._optimizer.load_state(read("optimizer", self._optimizer.has_rows))
+        return read("best", self._is_part)
 
     def load(self) -> tuple[Progress, dict[str, Tensor]]:
         """Put the newest whole state into the model and its optimiser; also the best weights so far.
@@ -164,7 +208,8 @@ class States:
         Raises:
             UserError: there is none, it is damaged, or it is of another experiment.
         """
-        assert self.folder is not None
+        if self.folder is None:  # the first process reads; where it stands is told later
+            return Progress(), self._read_tensors(None)
         remove_leftovers(self.folder, ["epoch-*"])
         path = newest_whole(self.folder)
         for damaged in saved_states(self.folder)[saved_states(self.folder).index(path) + 1 :]:
@@ -174,14 +219,12 @@ class States:
             progress = Progress.of(read_json(path / "progress.json"))
             if progress.position.step:
                 model.start_epoch(progress.epoch + 1)  # what it puts into buffers is overwritten below
-            model.load_state_dict(load_file(path / "model.safetensors"))
-            self._optimizer.load_state(load_file(path / "optimizer.safetensors"))
+            best = self._read_tensors(path)
             extra = load_file(path / "generators.safetensors")
             model.rng.set_state(extra["model"])
             if progress.position.step:
                 for name in model.epoch_buffers:
                     model.get_buffer(name).copy_(extra[f"{_EPOCH_BUFFERS}{name}"])
-            best = load_file(path / "best.safetensors")
         except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} does not fit this experiment: start again without --resume.") from error
         if progress.position.step and current().size > 1:
@@ -223,6 +266,12 @@ def newest_whole(folder: Path) -> Path:
 def snapshot(model: SeqRecModel) -> dict[str, Tensor]:
     """A copy of the model's weights on the CPU."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def save_model(model: SeqRecModel, path: Path | None) -> None:
+    """Write a model's weights; where its table is sharded, all processes call it, the first with a path."""
+    sharded = sharded_tables(model)
+    save_whole(snapshot(model), path, model.bounds, lambda name: name in sharded)
 
 
 def _warn_of_another_machine(path: Path, here: dict[str, Any]) -> None:

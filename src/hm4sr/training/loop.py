@@ -24,6 +24,7 @@ from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.ranks import current, together
+from hm4sr.nn.shards import sharded_tables
 from hm4sr.progress import track
 from hm4sr.runtime import (
     choose_device,
@@ -73,8 +74,16 @@ class TrainedModel:
     report: dict[str, Any]
 
 
-def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) -> SeqRecModel:
+def build_model(
+    experiment: Experiment, dataset: Dataset, device: torch.device, shard: bool = False
+) -> SeqRecModel:
     """A fresh model with weights drawn from the experiment's seed.
+
+    Args:
+        experiment: all settings.
+        dataset: prepared data.
+        device: of the model.
+        shard: keep this process's rows of the item table alone, where there are several processes.
 
     Raises:
         UserError: it cannot be built on these data, or not be trained as the experiment wants.
@@ -85,6 +94,8 @@ def build_model(experiment: Experiment, dataset: Dataset, device: torch.device) 
         raise UserError(
             f"train.parallel = true is not exact for {model.name}, which sees later events: leave it out."
         )
+    if shard and current().size > 1:  # before the device gets it
+        model.shard_items(current())
     if device.type != "cpu":
         model.rng = torch_generator(experiment.seed, "model", str(device))
         for module in model.modules():
@@ -133,7 +144,7 @@ def _train(
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
     device = choose_device(local_device(settings.device))
-    model = build_model(experiment, dataset, device)
+    model = build_model(experiment, dataset, device, settings.shard_items)
     model.matmul_dtype = choose_precision(settings.precision, device)
     seen = seen_events(dataset, experiment.data)
     batches = _training_batches(experiment, dataset, seen, model)
@@ -145,7 +156,7 @@ def _train(
     judged = _validation_targets(experiment, dataset)
     progress, best = Progress(), snapshot(model)
     states = States(state_folder, settings.save_minutes, model, optimizer, stop)
-    if resume and state_folder is not None:
+    if resume and states.kept:
         progress, best = states.load()
         logger.info("resumed %s", progress.where())
     progress = _start_alike(model, optimizer, progress)
@@ -159,6 +170,9 @@ def _train(
         str(model.matmul_dtype).removeprefix("torch."),
     )
     describe_processes(settings.batch_targets, batches.most_targets)
+    for name, table in sharded_tables(model).items():
+        here, whole = f"{len(table.weight):,}", f"{table.num_embeddings:,}"
+        logger.info("%s: this process keeps %s of %s rows", name, here, whole)
     while progress.epoch < settings.epochs and progress.epoch - progress.best_epoch < settings.patience:
         losses = _train_epoch(
             model, optimizer, batches, experiment.seed, device, progress, best, states, settings.compile
@@ -218,9 +232,10 @@ def _start_alike(model: SeqRecModel, optimizer: Optimizer, progress: Progress) -
     if current().size == 1:
         return progress
     spread_weights(model)
-    moments = spread_tensors(optimizer.state())
-    if current().rank:
-        optimizer.load_state(moments)
+    if model.bounds is None:  # else each has its own rows' moments, from the state or from the same start
+        moments = spread_tensors(optimizer.state())
+        if current().rank:
+            optimizer.load_state(moments)
     return Progress.of(from_first(asdict(progress)))
 
 
@@ -266,8 +281,8 @@ def _train_epoch(
     losses = torch.compile(model.losses, dynamic=True) if compiled else model.losses
     sums = {name: torch.tensor(total, device=device) for name, total in position.sums.items()}
     groups = batches.epoch(numpy_generator(seed, "batches", epoch))[position.step :]
-    ranks = current()
-    steps = batches_on(device, batches.log, (share_of(windows, ranks) for windows in groups))
+    ranks, sharded = current(), model.bounds is not None
+    steps = batches_on(device, batches.log, (share_of(windows, ranks, sharded) for windows in groups))
     for share, batch in track(steps, f"epoch {epoch}", len(groups), "step"):
         own_noise(model, seed, epoch, share.windows)
         with together(share.ranks):

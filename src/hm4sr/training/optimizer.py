@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel
+from hm4sr.nn.shards import sharded_tables
 from hm4sr.training.average import WeightAverage
 from hm4sr.training.parallel import sum_gradients
 
@@ -40,12 +41,17 @@ class Optimizer:
             table.sparse = True
         rows = {id(table.weight) for table in tables}
         dense = [parameter for parameter in model.parameters() if id(parameter) not in rows]
-        self._dense, self._sparse = dense, [table.weight for table in tables]
+        self._parts = {id(table.weight) for table in sharded_tables(model).values()}
+        self._sparse = [table.weight for table in tables]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Adam(dense, lr=learning_rate, weight_decay=weight_decay, fused=True)
         ]
         if tables:
             self.parts.append(torch.optim.SparseAdam(self._sparse, lr=learning_rate))
+        # What each process keeps its own rows of has the gradient of all processes already.
+        self._dense = [parameter for parameter in dense if id(parameter) not in self._parts]
+        self._sparse = [table for table in self._sparse if id(table) not in self._parts]
+        self._learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._average = WeightAverage(model, average) if average else None
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -77,6 +83,15 @@ class Optimizer:
             for parameter, values in part.state_dict()["state"].items()
             for name, value in values.items()
         }
+
+    def has_rows(self, key: str) -> bool:
+        """Whether an entry of `state` is about the rows of a sharded table that this process keeps."""
+        if key.startswith(_AVERAGE):
+            number = key.removeprefix(_AVERAGE)
+            return number.isdecimal() and id(self._learned[int(number)]) in self._parts
+        owner, parameter, name = key.split(".", 2)
+        moved = self.parts[int(owner)].param_groups[0]["params"][int(parameter)]
+        return name != "step" and id(moved) in self._parts
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave."""

@@ -35,6 +35,7 @@ from hm4sr.evaluation import ranking
 from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.ranks import ALONE, Ranks, Rows, counts, current, gather, together
+from hm4sr.nn.shards import sharded_tables
 
 logger = logging.getLogger(__name__)
 
@@ -133,15 +134,16 @@ class Share:
     ranks: Ranks
 
 
-def share_of(windows: Windows, ranks: Ranks) -> Share:
+def share_of(windows: Windows, ranks: Ranks, sharded: bool = False) -> Share:
     """One process's share of a batch: every size-th row.
 
-    A batch of fewer rows than processes is learned by the first one alone.
+    A batch of fewer rows than processes is learned by the first one alone; but where item tables are
+    sharded, those without a row take part too, for the others need rows that they keep.
     """
     num_targets = int(windows.targets.sum())
     if ranks.size == 1:
         return Share(windows, num_targets, ranks)
-    if len(windows) < ranks.size:
+    if len(windows) < ranks.size and not sharded:
         return Share(None if ranks.rank else windows, num_targets, ALONE)
     rows: dict[Rows, list[int]] = {
         "targets": [int(windows.targets[rank :: ranks.size].sum()) for rank in range(ranks.size)],
@@ -237,6 +239,8 @@ def rank_events(
 ) -> RankedTargets:
     """`ranking.rank_events` with the targets shared out; every process gets the ranks of all of them.
 
+    Where item tables are sharded, the items are shared out instead.
+
     Args:
         model: ranks in float32.
         log: all events.
@@ -244,7 +248,7 @@ def rank_events(
         device: of this process.
     """
     ranks = current()
-    if ranks.size == 1:
+    if ranks.size == 1 or model.bounds is not None:
         return ranking.rank_events(model, log, targets, device)
     mine = np.array_split(targets, ranks.size)[ranks.rank]
     found = ranking.rank_events(model, log, mine, device)
@@ -268,9 +272,10 @@ def from_first(value: Any) -> Any:
 
 @torch.no_grad()
 def spread_weights(model: SeqRecModel) -> None:
-    """Give all processes the first one's weights and saved buffers."""
+    """Give all processes the first one's weights and saved buffers, but for the rows that each keeps."""
     if current().size > 1:
-        for tensor in model.state_dict().values():
+        kept = sharded_tables(model)
+        for tensor in (tensor for name, tensor in model.state_dict().items() if name not in kept):
             whole = tensor.contiguous()
             dist.broadcast(whole, 0)
             if whole is not tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.tables import read_own
@@ -41,7 +41,7 @@ from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed, wri
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.ranks import anywhere, current
 from hm4sr.runtime import choose_device, choose_precision, describe_machine
-from hm4sr.training.checkpoint import saved_states, snapshot
+from hm4sr.training.checkpoint import save_model, saved_states
 from hm4sr.training.loop import TrainedModel, build_model, train
 from hm4sr.training.parallel import from_first, local_device
 from hm4sr.training.settings import Experiment
@@ -67,7 +67,7 @@ REPORT_KEYS = ("model", "dataset", "seed", "best_epoch", "epochs", "parameters",
 """What those files must hold; they may hold more."""
 _FIRST = ("config.json", "data.json")
 """Written when training begins."""
-_CHANGEABLE = ("save_minutes",)
+_CHANGEABLE = ("save_minutes", "shard_items")
 """Settings of training that may be others when a run is continued, for they decide nothing."""
 
 
@@ -191,8 +191,10 @@ def accompany(experiment: Experiment) -> None:
     """
     dataset = Dataset.open(experiment.data.path)
     experiment = pinned(experiment, dataset)
-    if _agree(None, experiment.resolved(), data_identity(dataset, experiment)):
-        train(experiment, dataset)
+    if plan := _agree(None, experiment.resolved(), data_identity(dataset, experiment)):
+        trained = train(experiment, dataset, resume=plan == "resume")
+        if trained.model.bounds is not None:
+            save_model(trained.model, None)
 
 
 def _agree(plan: str | None, config: dict[str, Any], identity: dict[str, Any]) -> str | None:
@@ -255,7 +257,7 @@ def _decisive(values: dict[str, Any]) -> dict[str, Any]:
 
 def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Experiment) -> None:
     with atomic_file(path / "model.safetensors") as temporary:
-        save_file(snapshot(trained.model), temporary)
+        save_model(trained.model, temporary)
     with atomic_file(path / "items.parquet") as temporary:
         dataset.items.write_parquet(temporary, compression="zstd")
     with atomic_file(path / "metrics.jsonl") as temporary:

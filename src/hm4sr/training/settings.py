@@ -10,7 +10,7 @@ from hm4sr.config import Config, override, read_toml
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.features.store import feature_names
-from hm4sr.models import get_model
+from hm4sr.models import get_model, registered_models
 from hm4sr.models.base import ModelConfig, SeqRecModel
 from hm4sr.runtime import Precision
 
@@ -72,6 +72,8 @@ class TrainConfig(Config):
     """Processor threads of a process; 0 leaves the choice to torch."""
     compile: bool = False
     """Compile the losses with torch.compile, which needs a C++ compiler and pays on long runs, if it does."""
+    shard_items: bool = False
+    """Spread the item table over the processes: each keeps, and moves, its share of the rows."""
     save_minutes: float = Field(10.0, gt=0)
     """Minutes between two states saved within an epoch; a shorter epoch has one at its end alone."""
 
@@ -125,9 +127,24 @@ class Experiment(Config):
             raise UserError(
                 f"{where}: train.weight_decay would touch every item: set it to 0 for a sampled loss."
             )
+        experiment._check_sharding(where)
         if experiment.data.window_context >= experiment.data.max_length:
             raise UserError(f"{where}: data.window_context must be less than data.max_length: lower it.")
         return experiment
+
+    def _check_sharding(self, where: str) -> None:
+        if not self.train.shard_items:
+            return
+        if not self.model_class.shardable:
+            able = ", ".join(name for name, model in registered_models().items() if model.shardable)
+            raise UserError(
+                f"{where}: train.shard_items = true, but {self.model['name']} needs its whole item table in "
+                f"every process: leave it out, or take one of {able}."
+            )
+        if self.train.compile:
+            raise UserError(
+                f"{where}: train.compile is not made for train.shard_items: set one of them to false."
+            )
 
     @property
     def model_class(self) -> type[SeqRecModel]:
