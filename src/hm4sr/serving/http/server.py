@@ -49,8 +49,8 @@ def serve(sources: Sequence[RunSource], config: ServeConfig) -> None:
 
 def _bind(config: ServeConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # Named as TCP, or asyncio leaves Nagle's algorithm on: head and body of an answer leave in two pieces, and
-    # the second one then waits 40 ms for the other side to acknowledge the first.
+    # Named as TCP, or asyncio leaves Nagle's algorithm on: head and body of an answer leave in two pieces,
+    # and the second one then waits 40 ms for the other side to acknowledge the first.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
