@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -82,6 +83,32 @@ def _exchange(new: Path, path: Path) -> Path:
     path.rename(old)
     new.rename(path)
     return old
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: str) -> Iterator[None]:
+    """Keep a second process out; ends with this process, however that ends.
+
+    A file system without locks keeps nobody out.
+
+    Args:
+        path: an existing folder, or a file, which is made if it is not there and stays.
+        refusal: what a second process is told.
+
+    Raises:
+        UserError: another process is within this context.
+    """
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(refusal) from error
+        except OSError:  # no locks here
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`hm4sr experiment` as a stranger would use it: shared runs, a kill, a report from copies."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from test_main_job import run
 
 from hm4sr.features.synthetic import SyntheticConfig, synthesize
+from hm4sr.files import sha256
 
 PARTS = ("table1:SASRec,HM4SR", "ablation:full,-CP", "hyperparameters:K1 = 4", "studies:weights not averaged")
 OPTIONS = [
@@ -140,3 +142,15 @@ def test_mistakes_are_one_sentence(at: Path, capsys: pytest.CaptureFixture[str])
         assert len(said.splitlines()) == 1
         assert not Path("mistake").exists()
         assert not Path("none").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_a_cluster_trains_what_this_machine_trains(at: Path) -> None:
+    part = ("experiment", "ablation", "data/tiny", "--part", "ablation:full", *OPTIONS[2 * len(PARTS) :])
+    assert run(*part, "--runs", "near", "--out", "near-report") == 0
+    cluster = ("--workers", 2, "--address", "local")
+    assert run(*part, *cluster, "--runs", "far", "--out", "far-report") == 0
+    (near,), (far,) = Path("near").glob("*/model.safetensors"), Path("far").glob("*/model.safetensors")
+    assert (far.parent.name, sha256(far)) == (near.parent.name, sha256(near))
+    assert files(at / "far-report") == files(at / "near-report")

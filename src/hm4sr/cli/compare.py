@@ -4,62 +4,32 @@ from pathlib import Path
 
 import click
 
-from hm4sr.cli.options import read_seeds
+from hm4sr.cli import options
 from hm4sr.errors import UserError
 
 
 @click.command("compare")
 @click.argument("configs", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key in every CONFIG.")
-@click.option(
-    "--seeds", default="1", show_default=True, callback=read_seeds, help="Seeds, e.g. 1,2,3 or 1-3."
-)
+@options.seeds
 @click.option(
     "--finalists",
     type=click.IntRange(min=0),
     default=0,
     help="Train the first CONFIG and so many of the others, best on validation, under --final-seeds too.",
 )
-@click.option("--final-seeds", callback=read_seeds, help="Seeds of the finalists, e.g. 1-3.")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder where runs are looked for and kept.",
-)
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    help="A further folder of runs or published copies; without CONFIG, all runs in it are compared.",
-)
+@click.option("--final-seeds", callback=options.read_seeds, help="Seeds of the finalists, e.g. 1-3.")
+@options.runs
+@options.reports("; without CONFIG, all runs in it are compared")
 @click.option("--dataset", help="Without CONFIG: compare the runs on the data set of this name.")
 @click.option("--no-train", is_flag=True, help="Compare what is trained; a missing run is an error.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side."
-)
-@click.option(
-    "--address",
-    help="Train on a running Ray cluster (HOST:PORT; auto finds the one of this machine, local starts one).",
-)
+@options.workers("Runs")
+@options.address("Train")
 @click.option(
     "--ours", help="The model whose rivals the others are [default: the first; without CONFIG HM4SR]."
 )
-@click.option(
-    "--metric",
-    "primary",
-    default="ndcg@10",
-    show_default=True,
-    help="Metric of finalists, tests and segments.",
-)
-@click.option(
-    "-k",
-    "ks",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Cut-off; repeat for several [default: the CONFIG's].",
-)
+@options.metric("finalists, tests and segments")
+@options.cutoffs("Cut-off; repeat for several [default: the CONFIG's].")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -67,11 +37,7 @@ from hm4sr.errors import UserError
     show_default=True,
     help="Folder for the tables as Markdown, CSV, LaTeX and HTML.",
 )
-@click.option(
-    "--export",
-    type=click.Path(path_type=Path),
-    help="Copy what the tables need, without weights, to this folder.",
-)
+@options.export
 def command(
     configs: tuple[Path, ...],
     overrides: tuple[str, ...],

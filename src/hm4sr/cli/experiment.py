@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hm4sr.cli.options import read_seeds
+from hm4sr.cli import options
 from hm4sr.errors import UserError
 
 
@@ -20,47 +20,21 @@ from hm4sr.errors import UserError
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder with settings such as hm4sr.toml [default: configs/NAME OF DATASET, where that is].",
 )
-@click.option(
-    "--seeds", default="1", show_default=True, callback=read_seeds, help="Seeds, e.g. 1,2,3 or 1-3."
-)
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder where runs are looked for and kept.",
-)
-@click.option(
-    "--reports",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    multiple=True,
-    help="A further folder of runs or published copies.",
-)
+@options.seeds
+@options.runs
+@options.reports()
 @click.option("--no-train", is_flag=True, help="Show what is trained; the rest is said to be not run.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side."
-)
-@click.option(
-    "--metric", "primary", default="ndcg@10", show_default=True, help="Metric of tests and segments."
-)
-@click.option(
-    "-k",
-    "ks",
-    type=click.IntRange(min=1),
-    multiple=True,
-    help="Cut-off for the models of Table 1; repeat for several [default: 5 10 20].",
-)
+@options.workers("Runs")
+@options.address("Train")
+@options.metric("tests and segments")
+@options.cutoffs("Cut-off for the models of Table 1; repeat for several [default: 5 10 20].")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder for pages, tables and figures [default: experiments/NAME OF DATASET].",
 )
 @click.option("--report", "whole", is_flag=True, help="Also write all.html with what is there of the others.")
-@click.option(
-    "--export",
-    type=click.Path(path_type=Path),
-    help="Copy what the tables need, without weights, to this folder.",
-)
+@options.export
 def command(
     name: str,
     dataset: Path,
@@ -72,6 +46,7 @@ def command(
     reports: tuple[Path, ...],
     no_train: bool,
     workers: int,
+    address: str | None,
     primary: str,
     ks: tuple[int, ...],
     out: Path | None,
@@ -103,6 +78,7 @@ def command(
         reports=reports,
         train=not no_train,
         workers=workers,
+        address=address,
         primary=Metric.parse(primary),
         ks=ks,
         out=out,

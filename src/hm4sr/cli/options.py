@@ -1,4 +1,8 @@
-"""Readers of options that several verbs share."""
+"""Options that several verbs share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,3 +20,61 @@ def read_seeds(ctx: click.Context, parameter: click.Parameter, value: str | None
             raise UserError(f"--{parameter.name} {value!r} is not a list of seeds: write 1,2,3 or 1-3.")
         found += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(found))
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""What `click.option` gives."""
+
+seeds: Decorator = click.option(
+    "--seeds", default="1", show_default=True, callback=read_seeds, help="Seeds, e.g. 1,2,3 or 1-3."
+)
+
+runs: Decorator = click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder where runs are looked for and kept.",
+)
+
+export: Decorator = click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    help="Copy what the tables need, without weights, to this folder.",
+)
+
+
+def reports(more: str = "") -> Decorator:
+    """Folders to look for runs in, besides --runs; `more` is added to the help."""
+    return click.option(
+        "--reports",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        multiple=True,
+        help=f"A further folder of runs or published copies{more}.",
+    )
+
+
+def workers(what: str) -> Decorator:
+    """How many runs or trials are made at the same time."""
+    return click.option(
+        "--workers", type=click.IntRange(min=1), default=1, show_default=True, help=f"{what} side by side."
+    )
+
+
+def address(doing: str) -> Decorator:
+    """Ray cluster to train or try on."""
+    return click.option(
+        "--address",
+        help=f"{doing} on a running Ray cluster "
+        "(HOST:PORT; auto finds the one of this machine, local starts one).",
+    )
+
+
+def metric(of: str) -> Decorator:
+    """The metric that decides, given to the verb as `primary`."""
+    return click.option("--metric", "primary", default="ndcg@10", show_default=True, help=f"Metric of {of}.")
+
+
+def cutoffs(text: str) -> Decorator:
+    """Cut-offs of the metrics shown, given to the verb as `ks`."""
+    return click.option("-k", "ks", type=click.IntRange(min=1), multiple=True, help=text)

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from hm4sr.cli import options
+
 _SHOWN = 10
 
 
@@ -40,13 +42,8 @@ _SHOWN = 10
     help="Rule that stops trials early, by the validation score after each epoch.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Trials side by side."
-)
-@click.option(
-    "--address",
-    help="Try on a running Ray cluster (HOST:PORT; auto finds the one of this machine, local starts one).",
-)
+@options.workers("Trials")
+@options.address("Try")
 def command(
     config: Path,
     space: Path,

@@ -38,6 +38,7 @@ class Request:
         reports: further folders of runs or published copies.
         train: whether missing runs are trained.
         workers: runs side by side.
+        address: of a Ray cluster that trains them; None trains them on this machine.
         primary: metric of tests and segments.
         ks: cut-offs shown for the models of Table 1.
         out: folder of the report; None takes experiments/NAME OF DATASET.
@@ -55,6 +56,7 @@ class Request:
     reports: Sequence[Path] = ()
     train: bool = True
     workers: int = 1
+    address: str | None = None
     primary: Metric = _NDCG
     ks: Sequence[int] = ()
     out: Path | None = None
@@ -95,7 +97,7 @@ def run(request: Request) -> Done:
     problem = None
     if request.train:
         outcomes = applicable(outcomes, wanted, request.seeds, shelf)
-        problem = train_missing(outcomes, wanted, request.seeds, shelf, request.workers)
+        problem = train_missing(outcomes, wanted, request.seeds, shelf, request.workers, request.address)
     outcomes = find(outcomes, request.seeds, shelf)
     facts = _facts(subject)
     if subject.dataset is not None and request.train:

@@ -220,8 +220,11 @@ def train_missing(
     seeds: Sequence[int],
     shelf: Shelf,
     workers: int,
+    address: str | None = None,
 ) -> UserError | None:
     """Train what is wanted and not there; runs that experiments share are trained once.
+
+    `workers` and `address` are those of `hm4sr.experiments.runs.obtain`.
 
     Returns:
         what went wrong where some runs failed; the others are kept and known to the shelf.
@@ -236,7 +239,7 @@ def train_missing(
         if line.identity and line.label in wanted[outcome.definition.name]
     ]
     try:
-        obtain(entries, seeds, shelf, workers)
+        obtain(entries, seeds, shelf, workers, address=address)
     except UserError as error:
         return error
     return None

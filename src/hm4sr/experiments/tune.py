@@ -9,7 +9,6 @@ DIR/trials/        what trials in processes of their own were given, and said
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -28,7 +27,7 @@ from hm4sr.errors import UserError
 from hm4sr.experiments.launch import side_by_side
 from hm4sr.experiments.space import Point, Space, placed, point_key
 from hm4sr.experiments.trial import Pruner, TrialTask, open_study, try_point
-from hm4sr.files import read_json, write_json, write_text
+from hm4sr.files import locked, read_json, write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training.loop import build_model
 from hm4sr.training.run import data_identity, pinned
@@ -226,13 +225,8 @@ class Search:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"another process searches in {self.folder}: wait until it is done."
-                ) from error
+        busy = f"another process searches in {self.folder}: wait until it is done."
+        with locked(self.folder / ".lock", busy):
             # Whoever left a lock of the journal behind is dead.
             for stale in self.folder.glob("journal.log.lock*"):
                 stale.unlink()

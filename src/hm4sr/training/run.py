@@ -6,13 +6,10 @@ resume/                         the newest state, while training goes on
 manifest.json                   sha256 of every file but resume/; written last, so it marks a finished run
 """
 
-import contextlib
-import fcntl
 import json
 import logging
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from hm4sr.features.store import read_feature_manifest
 from hm4sr.files import (
     atomic_file,
     hash_files,
+    locked,
     parse_json,
     read_bytes,
     read_json,
@@ -117,7 +115,8 @@ def train_run(
     _agree("resume" if resume else "start", config, identity)
     with writing(path, "make room there or mend the rights, or name another folder with --out"):
         path.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    busy = f"another process trains into {path}: wait for it, or name another folder with --out."
+    with locked(path, busy):
         if not resume:
             _check_replaceable(path, force)  # another process may have finished here in the meantime
             _begin(path, config, identity)
@@ -151,24 +150,6 @@ def _check_replaceable(path: Path, force: bool) -> None:
     # What was killed before its first state holds nothing that could be lost.
     if there and not force and ((path / NAME).is_file() or saved_states(path / "resume")):
         raise UserError(f"{path} holds a run already: add --resume to continue it or --force to replace it.")
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep a second process from training into the same folder; ends with this process, however that ends."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"another process trains into {path}: wait for it, or name another folder with --out."
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _begin(path: Path, config: dict[str, Any], identity: dict[str, Any]) -> None:
