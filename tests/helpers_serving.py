@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 
+from hm4sr.cli import main
 from hm4sr.data.dataset import save_dataset
 from hm4sr.features.store import save_features
 from hm4sr.training.run import train_run
@@ -143,3 +145,15 @@ def same_list(one, other, tolerance=1e-4):
         and (item == another or abs(scores.get(item, other[-1][1]) - score) <= tolerance)
         for (item, score), (another, its) in zip(one, other, strict=True)
     )
+
+
+def recommend_caller(folder, capsys):
+    """Calls `hm4sr recommend` in-process on the run `where` of a folder; gives code, output, errors."""
+
+    def call(*arguments, where="run"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["recommend", str(folder / where), *map(str, arguments)])
+        said = capsys.readouterr()
+        return stopped.value.code or 0, said.out, said.err
+
+    return call

@@ -11,11 +11,10 @@ import polars as pl
 import pytest
 
 import hm4sr
-from hm4sr.cli import main
 from hm4sr.features.extract import FeatureConfig, extract
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers_serving import ITEMS, START, USERS, make_dataset, make_run
+from helpers_serving import ITEMS, START, USERS, make_dataset, make_run, recommend_caller
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,7 @@ def shop(tmp_path_factory):
 def run(shop, tmp_path, monkeypatch, capsys):
     """Call `hm4sr recommend` in-process, in a folder of its own; returns code, output, errors."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, where="run"):
-        with pytest.raises(SystemExit) as stopped:
-            main(["recommend", str(shop / where), *map(str, arguments)])
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
+    return recommend_caller(shop, capsys)
 
 
 EVERYBODY = ("--all-users", "--out", "out", "--part-users", 5, "-k", 4)

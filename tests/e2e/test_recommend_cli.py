@@ -9,10 +9,9 @@ import polars as pl
 import pytest
 
 import hm4sr
-from hm4sr.cli import main
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from helpers_serving import DAY, ITEMS, START, make_dataset, make_run
+from helpers_serving import DAY, ITEMS, START, make_dataset, make_run, recommend_caller
 
 EVENTS = [("007", START + DAY), ("Käse", START), ("a,b", START + 2 * DAY)]
 
@@ -35,14 +34,7 @@ def shop(tmp_path_factory):
 def run(shop, tmp_path, monkeypatch, capsys):
     """Call the command in-process, in a folder of its own beside the run; returns code, output, errors."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, where="run"):
-        with pytest.raises(SystemExit) as stopped:
-            main(["recommend", str(shop / where), *map(str, arguments)])
-        said = capsys.readouterr()
-        return stopped.value.code or 0, said.out, said.err
-
-    return call
+    return recommend_caller(shop, capsys)
 
 
 def write_history(path, events=EVENTS, users=None):

@@ -102,7 +102,7 @@ def events(catalog_rows: int = 9) -> tuple[EventExperts, ItemFeatures]:
     present[[0, 3]] = False
     features = ItemFeatures(torch.randn(catalog_rows, WIDTH) * present[:, None], present)
     rng = torch.Generator().manual_seed(2)
-    made = EventExperts(features, DIM, EXPERTS, 0.0, 1.0, False, rng, POSITIONS)
+    made = EventExperts(features, NoisyDenseMoE(WIDTH, DIM, EXPERTS, 0.0, 1.0, False, rng, POSITIONS))
     randomised(made)
     return made.eval(), features
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig
 from hm4sr.nn.attention import newest
-from hm4sr.nn.experts import FeatureExperts
+from hm4sr.nn.experts import FeatureExperts, NoisyDenseMoE
 from hm4sr.nn.sampling import ItemView
 from hm4sr.types import Catalog, SeqBatch
 
@@ -121,13 +121,14 @@ def make_adaptors(
     positions: int | None = None,
 ) -> nn.ModuleDict:
     """Whitening experts for each modality, by name."""
-    c = config
-    return nn.ModuleDict(
-        {
-            name: kind(given, c.dim, c.experts, c.adaptor_dropout, c.gate_noise, c.own_masks, rng, positions)
-            for name, given in sorted(catalog.features.items())
-        }
-    )
+    c, made = config, nn.ModuleDict()
+    for name, given in sorted(catalog.features.items()):
+        width = given.vectors.shape[1]
+        moe = NoisyDenseMoE(
+            width, c.dim, c.experts, c.adaptor_dropout, c.gate_noise, c.own_masks, rng, positions
+        )
+        made[name] = kind(given, moe)
+    return made
 
 
 class CosineModel(ItemStateModel):

@@ -85,22 +85,11 @@ class NoisyDenseMoE(nn.Module):
 
 
 class FeatureExperts(FrozenFeatures):
-    """One modality of the catalogue and the whitening experts that it passes; see `NoisyDenseMoE`."""
+    """One modality of the catalogue and the whitening experts that it passes."""
 
-    def __init__(
-        self,
-        features: ItemFeatures,
-        dim: int,
-        experts: int,
-        dropout: float,
-        gate_noise: float,
-        own_masks: bool,
-        rng: torch.Generator,
-        positions: int | None = None,
-    ):
+    def __init__(self, features: ItemFeatures, moe: NoisyDenseMoE):
         super().__init__(features)
-        width = features.vectors.shape[1]
-        self.moe = NoisyDenseMoE(width, dim, experts, dropout, gate_noise, own_masks, rng, positions)
+        self.moe = moe
 
 
 class ItemExperts(FeatureExperts):
