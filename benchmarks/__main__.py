@@ -98,7 +98,7 @@ def recbole_command(folder: Path, data: Path, options: Sequence[str]) -> list[st
     log = Dataset.open(data).events
     columns = {"user_id:token": log.users, "item_id:token": log.items, "timestamp:float": log.times}
     pl.DataFrame(columns).write_csv(events / f"{data.name}.inter", separator="\t")
-    script = str(HERE / "recbole_sasrec.py")
+    script = str(HERE / "recbole_model.py")
     return [str(python), script, str(folder / "recbole"), data.name, *options]
 
 

@@ -9,7 +9,7 @@ from benchmarks.timing import Bench, settings_of, summary
 
 
 def main() -> None:
-    """One warm-up of 20 steps, then a whole epoch, then three rankings."""
+    """One warm-up of 20 steps, then a whole epoch or its first --steps, then three rankings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="hm4sr")
@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument(
+        "--steps", type=int, help="time so many steps; the epoch is their mean times its steps"
+    )
     arguments = parser.parse_args()
     data: dict[str, Any] = {}
     if arguments.features is not None:
@@ -25,7 +28,7 @@ def main() -> None:
     bench = Bench.build(
         settings_of(arguments.data, arguments.model, data=data, train=train), arguments.threads
     )
-    seconds, num_steps = bench.steps(warm_up=20)
+    seconds, num_steps = bench.steps(20, arguments.steps)
     print(json.dumps(summary(bench, seconds, num_steps, [bench.ranking() for _ in range(3)])))
 
 

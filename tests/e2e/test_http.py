@@ -207,6 +207,8 @@ def test_pictures_are_small_and_from_their_folder_alone(client, tmp_path):
         ({"users": ["42"], "k": 10**30}, 422, "k exceeds 1,000"),
         ({"users": ["42"], "k": True}, 422, "body.k"),
         ({"users": ["42"], "k": "5"}, 422, "body.k"),
+        ({"users": ["42"], "k": 5.5}, 422, "body.k"),
+        ({"users": ["42"], "k": 1e300}, 422, "k exceeds 1,000"),
         ({"users": ["42"], "K": 5}, 422, "body.K: extra inputs are not permitted"),
         ({"users": ["42"] * 257}, 422, "257 at once are more than 256"),
         ({"users": ["42"] * 256, "k": 1000}, 422, "256 times k are more than 50,000 items"),
@@ -221,6 +223,14 @@ def test_pictures_are_small_and_from_their_folder_alone(client, tmp_path):
 )
 def test_what_is_not_accepted_is_told_in_a_sentence(client, body, status, sentence):
     assert sentence in refused(client.post("/recommend", json=body), status)
+
+
+def test_a_whole_number_may_be_written_with_a_point(client):
+    plain, pointed = (
+        client.post("/recommend", json={"users": ["42"], "k": k}).json()["answers"] for k in (5, 5.0)
+    )
+    assert len(plain[0]["items"]) == 5
+    assert plain == pointed
 
 
 @pytest.mark.parametrize(

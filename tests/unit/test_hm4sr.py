@@ -78,6 +78,20 @@ def test_without_temporal_experts_time_plays_no_part_and_pcl_is_gone():
     assert not torch.equal(build().eval().encode(batch), build().eval().encode(later))
 
 
+def test_judging_finds_in_an_event_what_its_item_and_its_position_hold(monkeypatch):
+    model, batch = build().eval(), histories(LENGTHS)
+    with torch.no_grad():
+        as_learned = model.encode(batch)
+        with model.fixed_items():
+            assert model._found(batch.items) is not None
+            torch.testing.assert_close(model.encode(batch), as_learned, rtol=1e-5, atol=1e-5)
+        assert model._found(batch.items) is None  # the weights may change from here on
+        monkeypatch.setattr("hm4sr.models.hm4sr._LARGEST_TABLE", 0)
+        with model.fixed_items():
+            assert model._found(batch.items) is None
+            assert torch.equal(model.encode(batch), as_learned)
+
+
 @pytest.mark.parametrize("term", ["cp", "idcl", "pcl"])
 def test_weight_zero_drops_the_term(term):
     model = build(**{f"{term}_weight": 0.0})

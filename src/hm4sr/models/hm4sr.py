@@ -1,6 +1,7 @@
 """HM4SR: hierarchical time-aware mixture of experts (Zhang et al., WWW 2025)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,9 @@ from hm4sr.nn.ranks import gather
 from hm4sr.nn.sampling import ItemView
 from hm4sr.nn.time import TimeEmbedding, TimeKind, TimeUnit
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
+
+_LARGEST_TABLE = 16_000_000
+"""Numbers that the interactive experts may find in all items together, to be kept while judging: 64 MB."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -150,6 +154,7 @@ class HM4SR(SeqRecModel):
         if c.cp_weight and catalog.categories is not None:
             self.category_head = linear(width, catalog.num_categories, rng, std=None)
             self.register_buffer("categories", catalog.categories.to(torch.empty(0).device), persistent=False)
+        self._found_in_items: Tensor | None = None
         self.placeholders = None
         if c.pcl_weight and self.time is not None and num_modalities > 1:
             self.placeholders = nn.ModuleDict(
@@ -182,6 +187,23 @@ class HM4SR(SeqRecModel):
         """The vectors of the modalities stand side by side (eq. 19)."""
         D = self.config.dim
         return {name: slice(m * D, (m + 1) * D) for m, name in enumerate(self.modalities)}
+
+    @contextmanager
+    def fixed_items(self) -> Iterator[Float[Tensor, "V Q"]]:
+        """See the base; what the interactive experts find in each item is computed once as well.
+
+        They are linear, so what they find in an event is what they find in its item and in its position.
+        """
+        with super().fixed_items() as vectors:
+            experts = (
+                None if self.interactive is None or self.bounds is not None else self.interactive.experts
+            )
+            if experts is not None and len(vectors) * experts.out_features <= _LARGEST_TABLE:
+                self._found_in_items = F.linear(vectors, experts.weight).detach()
+            try:
+                yield vectors
+            finally:
+                self._found_in_items = None
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
@@ -218,11 +240,19 @@ class HM4SR(SeqRecModel):
         """Positions, Interactive MoE, Temporal MoE (eq. 6-16); also the time vectors for the placeholders."""
         e = self._positioned(x)
         if self.interactive is not None:
-            e = self.interactive(e, self._missing(batch))
+            e = self.interactive(e, self._missing(batch), self._found(batch.items))
         if self.time is None or self.temporal is None:
             return e, None
         time: Tensor = self.time(batch.times)
         return self.temporal(e, time), time
+
+    def _found(self, items: Int[Tensor, "B L"]) -> Float[Tensor, "B L E"] | None:
+        """What the interactive experts find in the events, where their items' part is known."""
+        if self._found_in_items is None or self.interactive is None:
+            return None
+        positions = self.positions.weight[: items.shape[1]].repeat(1, len(self.modalities))
+        at_positions: Tensor = self.interactive.experts(positions)
+        return F.embedding(items, self._found_in_items).add_(at_positions)
 
     def _positioned(self, x: Float[Tensor, "B L Q"]) -> Float[Tensor, "B L M D"]:
         """Modalities side by side, each with the vector of its position (eq. 6)."""

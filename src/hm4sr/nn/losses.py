@@ -12,6 +12,8 @@ from hm4sr.nn.ranks import Rows, current, gather, share
 
 _CHUNK_ELEMENTS = 8_000_000
 """Logits alive at a time: 16 MB in bfloat16, 32 MB in float32."""
+_ITEMS_AT_ONCE = 32_768
+"""Items whose gradient is rounded to the products' number format before it is added: a few MB."""
 _TINY = 1e-37
 
 
@@ -101,7 +103,12 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 place = torch.arange(len(wanted), device=h.device) * len(w) + wanted[:, 0]
                 probability.view(-1).index_add_(0, place, torch.full_like(place, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w
-                vector_gradient += probability.T @ rows
+                if dtype == vector_gradient.dtype:
+                    vector_gradient.addmm_(probability.T, rows)  # without a product of the catalogue's size
+                else:
+                    for first in range(0, len(w), _ITEMS_AT_ONCE):
+                        some_items = slice(first, first + _ITEMS_AT_ONCE)
+                        vector_gradient[some_items] += probability[:, some_items].T @ rows
                 if some is not None and by_gradient is not None:
                     at_raised = probability[: len(wanted)].gather(1, some).float()
                     by_gradient += at_raised.masked_fill_(some == 0, 0.0).sum()
@@ -116,7 +123,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
         hidden_gradient, vector_gradient, by_gradient = ctx.saved_tensors
         scale = gradient / ctx.num_rows
         by = None if by_gradient is None else by_gradient * scale
-        return hidden_gradient * scale, vector_gradient * scale, None, None, None, None, None, by
+        # In place, for a second copy has the catalogue's size; autograd refuses a second pass over them.
+        return hidden_gradient.mul_(scale), vector_gradient.mul_(scale), None, None, None, None, None, by
 
 
 def chunk_rows(num_rows: int, num_items: int) -> int:

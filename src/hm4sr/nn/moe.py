@@ -49,16 +49,21 @@ class InteractiveMoE(nn.Module):
         return logits.softmax(-1)
 
     def forward(
-        self, e: Float[Tensor, "B L M D"], missing: Bool[Tensor, "B L _"] | None = None
+        self,
+        e: Float[Tensor, "B L M D"],
+        missing: Bool[Tensor, "B L _"] | None = None,
+        found: Float[Tensor, "B L E"] | None = None,
     ) -> Float[Tensor, "B L M D"]:
         """Add to each modality what its experts find in all of them.
 
         Args:
             e: vectors of the events.
             missing: which modalities beside the ID their items lack; None where all have all.
+            found: what the experts find in `e`, where that is known already (E = M K D).
         """
         B, L, M, D = e.shape
-        found = self.experts(e.flatten(2)).view(B, L, M, self.gate_weight.shape[2], D)
+        found = self.experts(e.flatten(2)) if found is None else found
+        found = found.view(B, L, M, self.gate_weight.shape[2], D)
         mixed: Tensor = (self.gates(e, missing).unsqueeze(-2) @ found).squeeze(-2)
         return e + self.strength[:, None] * mixed
 

@@ -108,7 +108,7 @@ class _Softmax(torch.autograd.Function):
         hidden_gradient, part_gradient, by_gradient = ctx.saved_tensors
         scale = gradient / ctx.count
         by = None if by_gradient is None else by_gradient * scale
-        return hidden_gradient * scale, part_gradient * scale, None, None, None, None, None, by
+        return hidden_gradient.mul_(scale), part_gradient.mul_(scale), None, None, None, None, None, by
 
 
 def _places(items: Int[Tensor, "C S"], first: int, count: int) -> Int[Tensor, "R"]:

@@ -11,6 +11,14 @@ from hm4sr.serving.histories import LARGEST_SECOND
 Seconds = Annotated[float, Field(gt=-LARGEST_SECOND, lt=LARGEST_SECOND, allow_inf_nan=False)]
 Texts = list[str]
 
+
+def _whole(value: Any) -> Any:
+    """To JSON 5.0 is an integer as 5 is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole)]
+
 _HISTORY: list[JsonValue] = [
     {"item_id": "B0001", "time": 1405296000},
     {"item_id": "B0002", "time": 1405382400},
@@ -41,7 +49,7 @@ class Event(_Asked):
 class Filters(_Asked):
     """What answers may hold."""
 
-    k: int = Field(10, ge=1, examples=[10])
+    k: Count = Field(10, ge=1, examples=[10])
     """Items of each answer."""
     exclude: Texts = []
     """Raw ids of items that no answer may hold; unknown ones are reported."""
@@ -102,7 +110,7 @@ class Question(Filters):
 class WhyQuestion(Question):
     """A question whose answers are explained."""
 
-    num_reasons: int = Field(5, ge=0, le=100)
+    num_reasons: Count = Field(5, ge=0, le=100)
     """Events of the history to name for each item."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"histories": [_HISTORY], "k": 5}]})
