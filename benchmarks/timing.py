@@ -45,7 +45,8 @@ class Bench:
         sampled = train.loss == "sampled"
         model.negatives = train.negatives if sampled else 0
         optimizer = Optimizer(model, train.learning_rate, train.weight_decay, sampled, train.average_decay)
-        windows = training_windows(dataset.events, experiment.data.max_length, model.parallel)
+        parallel = model.parallel if train.parallel is None else train.parallel
+        windows = training_windows(dataset.events, experiment.data.max_length, parallel)
         batches = TrainingBatches(dataset.events, windows, train.batch_targets)
         return cls(dataset, model, optimizer, batches, device)
 

@@ -21,6 +21,8 @@ from hm4sr.types import SeqBatch
 
 _CHUNK_SCORES = 4_000_000
 """Scores alive at a time: 16 MB in float32, which stay in the processor's cache."""
+_FEWEST_ROWS, _MOST_SCORES = 64, 64_000_000
+"""A large catalogue is read anew for each chunk: better for many rows of it, with up to 256 MB of scores."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _rank_with(
 ) -> RankedTargets:
     parts = [0, len(candidates)] if model.bounds is None else model.bounds
     largest = max(stop - start for start, stop in pairwise(parts))  # so that all ranks cut alike
-    batch_size = max(1, min(2048, _CHUNK_SCORES // largest))
+    batch_size = max(1, min(2048, _CHUNK_SCORES // largest), min(_FEWEST_ROWS, _MOST_SCORES // largest))
     events, users, items, ranks = [], [], [], []
     for windows in evaluation_batches(log, chosen, model.catalog.max_length, batch_size):
         batch = make_batch(log, windows).to(device)
