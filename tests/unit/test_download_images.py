@@ -1,5 +1,6 @@
 """`hm4sr download images` against a server on this machine, which only tests may ask."""
 
+import base64
 import dataclasses
 import io
 import ipaddress
@@ -21,8 +22,17 @@ from hm4sr.data.prepare import PrepareConfig, prepare
 from hm4sr.data.remote.guard import Client, FetchError, Policy, check, is_public
 from hm4sr.data.remote.pictures import HOPELESS, ImageConfig, download_images, secure
 from hm4sr.errors import UserError
+from hm4sr.experiments.embed import thumbnail
 from hm4sr.features.extract import FeatureConfig, extract
 
+# An AVIF whose list of items is damaged: Pillow's decoder raises RuntimeError while it opens it.
+BROKEN_AVIF = base64.b64decode(
+    "AAAAHGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZgAAAOltZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAA"
+    "AAAAAAAAAA5waXRtAAAAAAABAAAAHmlsb2MAAAAARAAAAQABAAAAAQAAAQ0AAAAdAAAAKGlpbmYAAAAAAAEAAAAa"
+    "aW5mZQIAAAAAAQAAYXYwMkNvbG9yAAAAAGhpcHJwAAAASWlwY28AAAAUaXNwZQAAAAAAAAAYAAAAEQAAAA5waXhpAA"
+    "AAAAEIAAAADGF2MUOBABwAAAAAE2NvbHJuY2x4AAEADQAGgAAAABdpcG1hAAAAAAAAAAEAAQQBAoMEAAAAJW1kYXQS"
+    "AAoIGBEvBpgIaDUyDxTGZQIJ5QAARdWbsCbzoA=="
+)
 LOCAL = Policy(scheme="http", ports=(), allows=lambda address: address.is_loopback)
 
 
@@ -133,6 +143,7 @@ def test_before_the_download_the_features_say_what_to_do(web, tmp_path):
         (403, "403 Forbidden"),
         (b"<html>no</html>", "is not a picture"),
         (b"", "is not a picture"),
+        (BROKEN_AVIF, "is not a picture"),
         (picture()[:30], "is not a picture"),
         (picture(size=(1, 1)), "is a placeholder of one pixel"),
         (picture(size=(200, 200)), "has 200 x 200 pixels"),
@@ -162,6 +173,11 @@ def test_lasting_failures_are_gaps_and_not_asked_again(web, tmp_path, page, reas
     assert (report.fetched, report.failed) == (1, {})
     saved = json.loads((data.path / "images" / "report.json").read_text())
     assert saved["failed"] == {}
+
+
+def test_a_damaged_picture_of_any_kind_has_no_thumbnail():
+    assert thumbnail(BROKEN_AVIF) is None
+    assert thumbnail(picture()).size == (9, 9)
 
 
 def test_passing_failures_are_tried_again_at_once_and_in_the_next_run(web, tmp_path):
