@@ -27,6 +27,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in SHARDABLE},
     **{f"{name}, sampled": (name, {}) for name in SHARDABLE},
     **{f"{name}, fewer rows than processes": (name, {}) for name in SHARDABLE},
+    **{f"{name}, sampled, fewer rows than processes": (name, {}) for name in SHARDABLE},
     "hm4sr, padding scored": ("hm4sr", {"score_padding": True}),
     "hm4sr, bfloat16": ("hm4sr", {}),
     "hm4sr-plus, no seen term": ("hm4sr-plus", {"seen_bias": False}),

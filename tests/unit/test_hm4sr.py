@@ -86,6 +86,9 @@ def test_judging_finds_in_an_event_what_its_item_and_its_position_hold(monkeypat
             assert model._found(batch.items) is not None
             torch.testing.assert_close(model.encode(batch), as_learned, rtol=1e-5, atol=1e-5)
         assert model._found(batch.items) is None  # the weights may change from here on
+        with model.fixed_items():
+            assert model.train()._found(batch.items) is None  # here as well
+        model.eval()
         monkeypatch.setattr("hm4sr.models.hm4sr._LARGEST_TABLE", 0)
         with model.fixed_items():
             assert model._found(batch.items) is None

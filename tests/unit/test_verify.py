@@ -5,11 +5,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from hm4sr.cli import main
-from hm4sr.experiments.verify import verify
+from hm4sr.evaluation.metrics import summarise
+from hm4sr.evaluation.ranking import RankedTargets
+from hm4sr.experiments.verify import _ranked_anew, verify
 from hm4sr.features.store import load_features, save_features
 from hm4sr.files import hash_files
 from hm4sr.manifest import NAME, read_manifest, write_manifest
@@ -104,3 +107,22 @@ def test_other_data_are_a_difference(copied: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_folder_of_ours_is_exit_code_2(tmp_path: Path) -> None:
     assert code_of(str(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "found", "fine"),
+    [
+        ([7] * 2_000, [7] * 2_000, True),
+        ([7] * 2_000, [8, 6] + [7] * 1_998, True),
+        ([9_000] * 2_000, [9_010] + [9_000] * 1_999, True),
+        ([7] * 2_000, [9] + [7] * 1_999, False),
+        ([7] * 2_000, [8] * 3 + [7] * 1_997, False),
+    ],
+)
+def test_near_ties_may_change_places_and_nothing_else(kept: list[int], found: list[int], fine: bool) -> None:
+    who = np.arange(len(kept))
+    table = RankedTargets(who, who + 1, np.array(kept)).table("test")
+    report = {"test": summarise(np.array(kept), [10])}
+    anew = RankedTargets(who, who + 1, np.array(found))
+    checks = list(_ranked_anew("test", anew, table, report))
+    assert [check.passed for check in checks] == [fine, fine]

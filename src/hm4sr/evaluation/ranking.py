@@ -125,7 +125,11 @@ def _rank_with(
 ) -> RankedTargets:
     parts = [0, len(candidates)] if model.bounds is None else model.bounds
     largest = max(stop - start for start, stop in pairwise(parts))  # so that all ranks cut alike
-    batch_size = max(1, min(2048, _CHUNK_SCORES // largest), min(_FEWEST_ROWS, _MOST_SCORES // largest))
+    batch_size = max(
+        1,
+        min(2048, _CHUNK_SCORES // largest),
+        min(_FEWEST_ROWS, _MOST_SCORES // model.score_tables // largest),
+    )
     events, users, items, ranks = [], [], [], []
     for windows in evaluation_batches(log, chosen, model.catalog.max_length, batch_size):
         batch = make_batch(log, windows).to(device)

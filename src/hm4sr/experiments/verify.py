@@ -33,6 +33,9 @@ from hm4sr.training.run import FILES, Run
 from hm4sr.training.run import FORMAT as RUN
 
 _PARTS: tuple[Part, ...] = ("valid", "test")
+_NEAR_TIES, _TOLERANCE = 0.001, 1e-4
+"""Scores are sums, whose order may be another in a later version: so many ranks may be one place off (and as
+much of a large one), and metrics as little, without anything being wrong."""
 _REQUIRED = {RUN: FILES, DATASET: TABLES, EXPORT: EXPORTED, REPORT: PUBLISHED, BATCH: []}
 
 
@@ -168,23 +171,30 @@ def _ranked_anew(
     if not kept.select("user", "item").equals(table.select("user", "item")):
         yield Check(subject, "other users or targets than in ranks.parquet", False)
         return
-    different = int((kept["rank"] != table["rank"]).sum())
-    yield Check(subject, f"{different:,} of {len(kept):,} differ", not different)
-    given = report.get(part)
-    yield _compare(f"{part} metrics by the stored weights", given, summarise(anew.ranks, _cuts(given)))
+    before, after = kept["rank"].to_numpy().astype(np.int64), table["rank"].to_numpy()
+    moved = np.abs(before - after)
+    different = int((moved > 0).sum())
+    rounding = different <= _NEAR_TIES * len(kept) and bool((moved <= 1 + _NEAR_TIES * before).all())
+    found = f"{different:,} of {len(kept):,} differ" + (", as near ties do" if different and rounding else "")
+    yield Check(subject, found, rounding)
+    given, tolerance = report.get(part), _TOLERANCE if different and rounding else 0.0
+    anew_metrics = summarise(anew.ranks, _cuts(given))
+    yield _compare(f"{part} metrics by the stored weights", given, anew_metrics, tolerance)
 
 
-def _compare(subject: str, recorded: Any, found: dict[str, float]) -> Check:
+def _compare(subject: str, recorded: Any, found: dict[str, float], tolerance: float = 0.0) -> Check:
     if not isinstance(recorded, dict):
         return Check(subject, "report.json has none", False)
     wrong = [
         f"{name} {recorded[name]!r}, found {found.get(name)!r}"
         for name in recorded
-        if recorded[name] != found.get(name)
+        if not abs(recorded[name] - found.get(name, np.inf)) <= tolerance
     ]
     if wrong:
         return Check(subject, f"{len(wrong)} of {len(recorded)} differ: {'; '.join(wrong)}", False)
-    return Check(subject, f"all {len(recorded)} equal to the last bit")
+    exact = all(recorded[name] == found[name] for name in recorded)
+    how = "equal to the last bit" if exact else f"within {tolerance:g}"
+    return Check(subject, f"all {len(recorded)} {how}")
 
 
 def _cuts(recorded: Any) -> list[int]:

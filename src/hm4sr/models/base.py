@@ -70,6 +70,7 @@ class SeqRecModel(nn.Module):
         multimodal: whether it reads the frozen features of the catalogue.
         shardable: whether it can learn with its item table spread over processes (`shard_items`): it then
             reads `items` by lookups and the catalogue by `view`, `vectors_of` and `item_vectors` alone.
+        score_tables: tables of the size of its scores that `scores` has alive at a time.
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         epoch_buffers: buffers that `start_epoch` fills and that are not saved with the weights; a state
             within an epoch holds them.
@@ -84,6 +85,7 @@ class SeqRecModel(nn.Module):
     parallel: bool = True
     multimodal: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
+    score_tables: ClassVar[int] = 1
     reads_histories: ClassVar[bool] = False
     epoch_buffers: ClassVar[tuple[str, ...]] = ()
     items: nn.Embedding

@@ -248,8 +248,8 @@ class HM4SR(SeqRecModel):
 
     def _found(self, items: Int[Tensor, "B L"]) -> Float[Tensor, "B L E"] | None:
         """What the interactive experts find in the events, where their items' part is known."""
-        if self._found_in_items is None or self.interactive is None:
-            return None
+        if self._found_in_items is None or self._fixed_items is None or self.interactive is None:
+            return None  # unknown, or out of date since training went on
         positions = self.positions.weight[: items.shape[1]].repeat(1, len(self.modalities))
         at_positions: Tensor = self.interactive.experts(positions)
         return F.embedding(items, self._found_in_items).add_(at_positions)

@@ -67,6 +67,7 @@ class MISSRec(CosineModel):
     Config = MISSRecConfig
     parallel = False
     multimodal = True
+    score_tables = 10
     centroids: Tensor
     clusters: Tensor
     present: Tensor

@@ -67,7 +67,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
     ) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         num_rows, w = len(hidden), item_vectors.detach().to(dtype)
-        chunk = chunk_rows(num_rows, len(w))
+        chunk = chunk_rows(max(num_rows, 1), len(w))  # a rank may have no row
         # Rows of zeros fill up the last chunk: they add nothing to the gradient, and equal shapes are reused.
         h = F.pad(hidden.detach().to(dtype), (0, 0, 0, -num_rows % chunk))
         total = torch.zeros((), dtype=torch.float32, device=h.device)
@@ -103,20 +103,16 @@ class _ChunkedSoftmax(torch.autograd.Function):
                 place = torch.arange(len(wanted), device=h.device) * len(w) + wanted[:, 0]
                 probability.view(-1).index_add_(0, place, torch.full_like(place, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w
-                if dtype == vector_gradient.dtype:
-                    vector_gradient.addmm_(probability.T, rows)  # without a product of the catalogue's size
-                else:
-                    for first in range(0, len(w), _ITEMS_AT_ONCE):
-                        some_items = slice(first, first + _ITEMS_AT_ONCE)
-                        vector_gradient[some_items] += probability[:, some_items].T @ rows
+                add_product(vector_gradient, probability, rows)
                 if some is not None and by_gradient is not None:
                     at_raised = probability[: len(wanted)].gather(1, some).float()
                     by_gradient += at_raised.masked_fill_(some == 0, 0.0).sum()
         if hidden_gradient is not None:
             hidden_gradient = hidden_gradient[:num_rows]
-        ctx.num_rows = num_rows
+        ctx.num_rows = max(num_rows, 1)
         ctx.save_for_backward(hidden_gradient, vector_gradient, by_gradient)
-        return total / num_rows
+        loss: Tensor = total / ctx.num_rows
+        return loss
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -125,6 +121,18 @@ class _ChunkedSoftmax(torch.autograd.Function):
         by = None if by_gradient is None else by_gradient * scale
         # In place, for a second copy has the catalogue's size; autograd refuses a second pass over them.
         return hidden_gradient.mul_(scale), vector_gradient.mul_(scale), None, None, None, None, None, by
+
+
+def add_product(
+    gradient: Float[Tensor, "U Q"], probability: Float[Tensor, "C U"], rows: Float[Tensor, "C Q"]
+) -> None:
+    """Add probability^T rows to the gradient in place, without a product of the catalogue's size."""
+    if probability.dtype == gradient.dtype:
+        gradient.addmm_(probability.T, rows)
+        return
+    for first in range(0, len(gradient), _ITEMS_AT_ONCE):
+        items = slice(first, first + _ITEMS_AT_ONCE)
+        gradient[items] += probability[:, items].T @ rows
 
 
 def chunk_rows(num_rows: int, num_items: int) -> int:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hm4sr.nn.losses import chunk_rows
+from hm4sr.nn.losses import add_product, chunk_rows
 from hm4sr.nn.ranks import Rows, counts, current, gather
 
 
@@ -95,7 +95,7 @@ class _Softmax(torch.autograd.Function):
                 probability = (logits.float() - normaliser[:, None]).exp_().to(dtype)
                 probability.view(-1).index_add_(0, place, torch.full_like(place, -1, dtype=dtype))
                 hidden_gradient[start : start + chunk] = probability @ w
-                part_gradient += probability.T @ rows
+                add_product(part_gradient, probability, rows)
                 if at_raised is not None and by_gradient is not None:
                     by_gradient += probability.view(-1)[at_raised].float().sum()
         ctx.count = max(count, 1)

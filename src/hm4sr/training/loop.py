@@ -94,6 +94,11 @@ def build_model(
         raise UserError(
             f"train.parallel = true is not exact for {model.name}, which sees later events: leave it out."
         )
+    if shard and current().size > model.catalog.num_rows:
+        raise UserError(
+            f"{current().size} processes cannot share {model.catalog.num_rows} rows of items: "
+            "leave train.shard_items out."
+        )
     if shard and current().size > 1:  # before the device gets it
         model.shard_items(current())
     if device.type != "cpu":

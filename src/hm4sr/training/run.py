@@ -65,7 +65,7 @@ REPORT_KEYS = ("model", "dataset", "seed", "best_epoch", "epochs", "parameters",
 """What those files must hold; they may hold more."""
 _FIRST = ("config.json", "data.json")
 """Written when training begins."""
-_CHANGEABLE = ("save_minutes", "shard_items")
+CHANGEABLE = ("save_minutes", "shard_items")
 """Settings of training that may be others when a run is continued, for they decide nothing."""
 
 
@@ -233,7 +233,7 @@ def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     train = values.get("train")
     if not isinstance(train, dict):
         return values
-    return {**values, "train": {key: value for key, value in train.items() if key not in _CHANGEABLE}}
+    return {**values, "train": {key: value for key, value in train.items() if key not in CHANGEABLE}}
 
 
 def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Experiment) -> None:

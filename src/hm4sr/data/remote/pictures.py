@@ -281,6 +281,8 @@ def picture_ending(data: bytes, max_pixels: int) -> str:
             kind, (width, height) = str(image.format), image.size
     except Image.DecompressionBombError as error:
         raise FetchError("has too many pixels", lasting=True) from error
+    except MemoryError as error:
+        raise FetchError("could not be looked at for want of memory", lasting=False) from error
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise FetchError("is not a picture", lasting=True) from error
     if width * height > max_pixels:
