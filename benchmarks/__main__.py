@@ -43,10 +43,7 @@ def main() -> None:
     parser.add_argument("--only", help="time only the rows whose name contains this")
     parser.add_argument("--no-recbole", action="store_true", help="leave RecBole's SASRec out")
     arguments = parser.parse_args()
-    data = arguments.folder / "games-size"
-    if not (data / "manifest.json").is_file():
-        print(f"making {data}", flush=True)
-        synthesize(SyntheticConfig.parse({}, "benchmarks"), data)
+    data = games_size(arguments.folder)
     threads = ["--threads", str(arguments.threads)]
     commands: dict[str, list[str]] = {
         name: [sys.executable, "-m", "benchmarks.epoch", str(data), *threads, *options]
@@ -63,6 +60,15 @@ def main() -> None:
         print(rows[-1], flush=True)
     (arguments.folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     print_table(HEADER, cells(rows), title="24,303 users, 10,672 items, 231,780 events, 768-wide features")
+
+
+def games_size(folder: Path) -> Path:
+    """Data of Amazon Games' size within the folder, made if they are not there."""
+    data = folder / "games-size"
+    if not (data / "manifest.json").is_file():
+        print(f"making {data}", flush=True)
+        synthesize(SyntheticConfig.parse({}, "benchmarks"), data)
+    return data
 
 
 def devices(rows: dict[str, list[str]]) -> dict[str, list[str]]:

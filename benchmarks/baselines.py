@@ -11,10 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import last_line, recbole_command
+from benchmarks.__main__ import games_size, last_line, recbole_command
 from hm4sr.cli.output import print_table
-from hm4sr.data.dataset import Dataset
-from hm4sr.features.synthetic import SyntheticConfig, synthesize
 from hm4sr.models import registered_models
 
 RECBOLE = {"gru4rec": "GRU4Rec", "sasrec": "SASRec", "fearec": "FEARec"}
@@ -31,9 +29,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of models")
     parser.add_argument("--iisan", type=Path, help="a data set with hidden states of its encoders")
     arguments = parser.parse_args()
-    data = arguments.folder / "games-size"
-    if not (data / "manifest.json").is_file():
-        synthesize(SyntheticConfig.parse({}, "benchmarks"), data)
+    data = games_size(arguments.folder)
     rows = []
     for name in arguments.only or registered_models():
         if name == "iisan" and arguments.iisan is None:
@@ -54,8 +50,7 @@ def ours(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, Any]
     options = ["--threads", str(arguments.threads), "--steps", str(arguments.steps)]
     if name in TEXT_ALONE:
         options += ["--features", "text"]
-    rows = len(Dataset.open(data).events.targets("test"))
-    return {"data": data.name, "ranked": rows, **last_line([*command, *options])}
+    return {"data": data.name, **last_line([*command, *options])}
 
 
 def theirs(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, Any] | None:

@@ -47,12 +47,14 @@ def measure(loss: str, products: str, sizes: argparse.Namespace) -> dict[str, An
     keep_freed_memory()
     rng = torch.Generator().manual_seed(1)
     hidden = torch.randn(sizes.targets, sizes.width, generator=rng).requires_grad_()
-    vectors = (torch.randn(sizes.items, sizes.width, generator=rng) * 0.1).requires_grad_()
+    vectors = torch.randn(sizes.items, sizes.width, generator=rng).mul_(0.1).requires_grad_()
     targets = torch.randint(1, sizes.items, (sizes.targets,), generator=rng)
     dtype = getattr(torch, products)
-    small = vectors[:1_000]
+    small = (
+        vectors[:1_000].detach().clone().requires_grad_()
+    )  # nothing of the catalogue's size was freed before
     run(loss, hidden, small, targets % 1_000, dtype)  # what the libraries need for themselves
-    hidden.grad = vectors.grad = None
+    hidden.grad = None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run(loss, hidden, vectors, targets, dtype)
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6

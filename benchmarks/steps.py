@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.__main__ import last_line
+from benchmarks.__main__ import games_size, last_line
 from benchmarks.timing import Bench, peak_mb, settings_of
 from hm4sr.cli.output import print_table
 from hm4sr.data import batches
-from hm4sr.features.synthetic import SyntheticConfig, synthesize
 from hm4sr.models import base, hm4sr
 from hm4sr.nn.dropout import Dropout
 from hm4sr.runtime import numpy_generator
@@ -80,9 +79,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--variant", choices=VARIANTS)
     arguments = parser.parse_args()
-    data = arguments.folder / "games-size"
-    if not (data / "manifest.json").is_file():
-        synthesize(SyntheticConfig.parse({}, "benchmarks"), data)
+    data = games_size(arguments.folder)
     if arguments.variant:
         print(json.dumps(measure(arguments.variant, data, arguments.steps, arguments.threads)))
         return

@@ -40,6 +40,13 @@ def test_counts_are_exact_and_survive_a_5_core(tmp_path, config):
     assert len(dataset.category_names) == config.categories
 
 
+def test_what_cannot_be_dealt_is_a_sentence_and_no_endless_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("hm4sr.features.synthetic._ROUNDS", 0)
+    with pytest.raises(UserError, match="without anybody having an item twice"):
+        synthesize(SyntheticConfig(users=40, items=200, events=2_000, modalities=()), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def test_games_size_has_the_outline_of_games(tmp_path):
     dataset = synthesize(SyntheticConfig(modalities=()), tmp_path / "data")
     lengths = np.diff(dataset.events.starts)

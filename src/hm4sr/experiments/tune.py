@@ -30,7 +30,7 @@ from hm4sr.experiments.trial import Pruner, TrialTask, open_study, try_point
 from hm4sr.files import locked, read_json, write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training.loop import build_model
-from hm4sr.training.run import CHANGEABLE, data_identity, pinned
+from hm4sr.training.run import data_identity, decisive, pinned
 from hm4sr.training.settings import Experiment
 
 try:
@@ -210,8 +210,8 @@ class Search:
         file = self.folder / "tune.json"
         if file.is_file():
             before = read_json(file)
-            before["settings"] = _decisive(before.get("settings"))
-            what["settings"] = _decisive(settings)
+            before["settings"] = _settled(before.get("settings"))
+            what["settings"] = _settled(settings)
             different = [key for key in what if before.get(key) != what[key]]
             if different:
                 raise UserError(
@@ -337,14 +337,12 @@ def _score(trial: Any) -> float:
     return float(max(trial.intermediate_values.values()))
 
 
-def _decisive(settings: Any) -> Any:
+def _settled(settings: Any) -> Any:
     """What decides a search, with the defaults of keys that a later version has added."""
     try:
-        values = Experiment.build(settings, "tune.json").resolved()
+        return decisive(Experiment.build(settings, "tune.json").resolved())
     except (UserError, TypeError):
         return settings
-    values["train"] = {key: value for key, value in values["train"].items() if key not in CHANGEABLE}
-    return values
 
 
 def _plain(value: Any) -> Any:

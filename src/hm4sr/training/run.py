@@ -65,7 +65,7 @@ REPORT_KEYS = ("model", "dataset", "seed", "best_epoch", "epochs", "parameters",
 """What those files must hold; they may hold more."""
 _FIRST = ("config.json", "data.json")
 """Written when training begins."""
-CHANGEABLE = ("save_minutes", "shard_items")
+_CHANGEABLE = ("save_minutes", "shard_items")
 """Settings of training that may be others when a run is continued, for they decide nothing."""
 
 
@@ -218,7 +218,7 @@ def data_identity(dataset: Dataset, experiment: Experiment) -> dict[str, Any]:
 
 
 def _expect_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]) -> None:
-    old, new = _decisive(old), _decisive(new)
+    old, new = decisive(old), decisive(new)
     different = sorted(
         key for key in old.keys() | new.keys() if key != "path" and old.get(key) != new.get(key)
     )
@@ -229,11 +229,12 @@ def _expect_same(path: Path, what: str, old: dict[str, Any], new: dict[str, Any]
         )
 
 
-def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+def decisive(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an experiment without those that may change while it goes on."""
     train = values.get("train")
     if not isinstance(train, dict):
         return values
-    return {**values, "train": {key: value for key, value in train.items() if key not in CHANGEABLE}}
+    return {**values, "train": {key: value for key, value in train.items() if key not in _CHANGEABLE}}
 
 
 def _save(path: Path, trained: TrainedModel, dataset: Dataset, experiment: Experiment) -> None:
