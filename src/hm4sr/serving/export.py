@@ -89,7 +89,13 @@ def export_onnx(run: Path, out: Path, data: Path | None = None, force: bool = Fa
             "files": hash_files(folder, FILES),
         }
         write_manifest(folder / NAME, manifest)
-        agreement = _compare(recommender, OnnxRecommender.load(folder))
+        try:
+            agreement = _compare(recommender, OnnxRecommender.load(folder))
+        except Exception as error:  # what onnxruntime raises has no name of its own to catch it by
+            raise UserError(
+                f"{run}: the export of its model {recommender.model.name} does not run "
+                f"({_first_line(error)}), so it was not kept: serve the run with torch."
+            ) from error
         if agreement.same < WANTED:
             raise UserError(
                 f"{run}: only {agreement.same:.2%} of {agreement.lists:,} lists of the export are those of "
@@ -145,6 +151,7 @@ def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
     free |= {name: {0: "B"} for name in ("lengths", "asked", "vectors")}
     asked = times[:, -1] + torch.arange(5) * 3_600
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch._C._jit_set_onnx_log_enabled(False)  # or it prints the whole graph before it refuses an operation
     try:
         with warnings.catch_warnings(), torch.no_grad(), _double_log2():
             warnings.simplefilter("ignore")
