@@ -179,9 +179,9 @@ def test_lists_of_categories_and_chosen_text_columns(files):
 def test_the_items_may_call_their_ids_otherwise_than_the_interactions(files):
     log = "user_id,product,timestamp\nu,a,1405296000\nu,b,1405296001\nv,a,1405296002\nv,b,1405296003\n"
     items = "id,title\na,A\nb,B\n"
+    files.refuses("name the right one with --items-id-column", log=log, items=items, item_column="product")
     found = files.prepare(log=log, items=items, item_column="product", items_id_column="id")
     assert found.items["title"].to_list() == ["A", "B"]
-    files.refuses("name the right one with --items-id-column", log=log, items=items, item_column="product")
 
 
 def test_lists_of_lists_and_lists_written_as_text_are_lists_of_categories(files):
@@ -199,8 +199,11 @@ def test_lists_of_lists_and_lists_written_as_text_are_lists_of_categories(files)
     ]
     assert read(["[X]", "['Y']", "['Z']"]) == [["[X]"], ["['Y']"], ["['Z']"]]  # one is no list: all are names
     assert read(["['X']", "Y", None]) == [["['X']"], ["Y"], []]
+
+
+def test_records_are_no_categories(files):
     records = pl.DataFrame({"item_id": ["a", "b", "c"], "category": [{"n": 1}] * 3})
-    files.refuses("category is of type Struct", items=records, force=True)
+    files.refuses("category is of type Struct", items=records)
 
 
 def test_pictures_are_relative_to_the_root(files, tmp_path):

@@ -1,4 +1,4 @@
-"""Vectors that somebody else made, by item id.
+"""Vectors made elsewhere, by item id.
 
 FILE.parquet                        item_id, and one column of lists or several of numbers
 FILE.npy, FILE.safetensors          one row an item, of the ids in FILE.txt, one a line
@@ -48,9 +48,8 @@ def store_own(dataset: Dataset, name: str, file: Path) -> Coverage:
     found = items.join(rows, on="id", how="left", maintain_order="left")["row"]
     there = found.is_not_null().to_numpy()
     if not there.any():
-        known = (
-            f"the data set has for example {items['id'][0]!r}, the file {ids[0]!r}" if len(ids) else "empty"
-        )
+        known = f"the data set has for example {items['id'][0]!r}"
+        known += f", the file {ids[0]!r}" if len(ids) else ", the file no row"
         raise UserError(f"{file} has none of the items of {dataset.path} ({known}): check the ids.")
     whole = np.zeros((len(items) + 1, vectors.shape[1]), dtype=vectors.dtype)
     whole[1:][there] = vectors[found.drop_nulls().to_numpy()]
