@@ -151,9 +151,8 @@ def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
     free |= {name: {0: "B"} for name in ("lengths", "asked", "vectors")}
     asked = times[:, -1] + torch.arange(5) * 3_600
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch._C._jit_set_onnx_log_enabled(False)  # or it prints the whole graph before it refuses an operation
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _double_log2():
+        with warnings.catch_warnings(), torch.no_grad(), _double_log2(), _no_graph():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Encoder(model).eval(),
@@ -193,6 +192,18 @@ def _double_log2() -> Iterator[None]:
         yield
     finally:
         onnx.unregister_custom_op_symbolic("aten::log2", _OPSET)
+
+
+@contextlib.contextmanager
+def _no_graph() -> Iterator[None]:
+    """Keep the tracer from printing the whole graph before it refuses an operation; it has no switch for that."""
+    backend: Any = torch._C
+    said = backend._jit_onnx_log
+    backend._jit_onnx_log = lambda *parts: None
+    try:
+        yield
+    finally:
+        backend._jit_onnx_log = said
 
 
 def _first_line(error: BaseException) -> str:
