@@ -100,8 +100,10 @@ def _as_text(table: Table, column: str) -> pl.Series:
     """A column as strings or as lists of strings; lists of lists, such as paths of categories, end to end."""
     cells = table.frame[column]
     try:
-        while (inner := _element(cells.dtype)) is not None and _element(inner) is not None:
-            cells = cells.cast(pl.List(pl.List(_element(inner)))).list.eval(pl.element().explode())
+        inner = _element(cells.dtype)
+        while inner is not None and (innermost := _element(inner)) is not None:
+            cells = cells.cast(pl.List(pl.List(innermost))).list.eval(pl.element().explode())
+            inner = innermost
         if isinstance(inner or cells.dtype, pl.Struct):
             raise pl.exceptions.InvalidOperationError("a record is no text")
         return cells.cast(pl.String if inner is None else pl.List(pl.String))

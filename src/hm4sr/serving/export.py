@@ -196,7 +196,7 @@ def _double_log2() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_graph() -> Iterator[None]:
-    """Keep the tracer from printing the whole graph before it refuses an operation; it has no switch for that."""
+    """Keep the tracer, which has no switch for it, from printing its graph before it refuses an operation."""
     backend: Any = torch._C
     said = backend._jit_onnx_log
     backend._jit_onnx_log = lambda *parts: None
