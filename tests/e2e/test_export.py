@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hm4sr.cli import main
 from hm4sr.data.dataset import Dataset
+from hm4sr.errors import UserError
 from hm4sr.files import sha256
 from hm4sr.manifest import read_manifest, write_manifest
 from hm4sr.models.base import SeqRecModel
@@ -161,6 +162,28 @@ def test_what_does_not_agree_or_cannot_be_exported_is_not_kept(export, shop, mon
     assert "are no dot products" in export("hm4sr", "--out", "new")[2]
     assert not (shop / "new").exists()
     assert not list(shop.glob(".new*"))
+
+
+def test_an_operation_without_counterpart_prints_no_graph_and_one_that_fails_is_told(
+    shop, monkeypatch, capfd
+):
+    def transformed(self, batch):
+        return torch.fft.rfft(SeqRecModel.last_hidden(self, batch)).real
+
+    monkeypatch.setattr(HM4SR, "last_hidden", transformed)
+    with pytest.raises(UserError, match="cannot be exported to ONNX"):
+        export_onnx(shop / "hm4sr", shop / "new")
+    told = capfd.readouterr()
+    assert "graph(" not in told.out + told.err
+    monkeypatch.undo()
+
+    def fails(folder):
+        raise UserError(f"{folder} cannot be read by this onnxruntime (no such index): export again.")
+
+    monkeypatch.setattr("hm4sr.serving.export.OnnxRecommender.load", fails)
+    with pytest.raises(UserError, match=r"the export of its model hm4sr does not run .*no such index"):
+        export_onnx(shop / "hm4sr", shop / "new")
+    assert not (shop / "new").exists()
 
 
 def test_damaged_and_foreign_folders_are_told(shop, tmp_path):

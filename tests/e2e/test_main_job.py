@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from hm4sr.cli import main
+from hm4sr.data.dataset import Dataset
 
 
 def run(*arguments: object) -> int:
@@ -41,6 +42,16 @@ def test_from_raw_tables_to_recommendations(shop: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert run("evaluate", shop / "run", "-k", 10) == 0
     assert f"{report['test']['ndcg@10']:.4f}" in capsys.readouterr().out
+
+    ranks = shop / "ranks.parquet"
+    assert run("evaluate", shop / "run", "--ranks", ranks) == 0
+    assert run("evaluate", shop / "run", "--ranks", ranks) == 2
+    found = pl.read_parquet(ranks)
+    assert (found["rank"] <= 10).mean() == pytest.approx(report["test"]["hit@10"])
+    data = Dataset.open(shop / "data")
+    last = data.items["item_id"].gather(data.events.items[data.events.starts[1:] - 1] - 1)
+    targets = dict(zip(data.users["user_id"], last, strict=True))
+    assert all(targets[user] == item for user, item in found.select("user_id", "item_id").rows())
 
     out = shop / "list.csv"
     users = pl.read_parquet(shop / "data" / "users.parquet")["user_id"]

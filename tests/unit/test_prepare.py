@@ -176,6 +176,36 @@ def test_lists_of_categories_and_chosen_text_columns(files):
     assert data.items["text"].to_list() == ["1. X Y.", "2.", None]
 
 
+def test_the_items_may_call_their_ids_otherwise_than_the_interactions(files):
+    log = "user_id,product,timestamp\nu,a,1405296000\nu,b,1405296001\nv,a,1405296002\nv,b,1405296003\n"
+    items = "id,title\na,A\nb,B\n"
+    files.refuses("name the right one with --items-id-column", log=log, items=items, item_column="product")
+    found = files.prepare(log=log, items=items, item_column="product", items_id_column="id")
+    assert found.items["title"].to_list() == ["A", "B"]
+
+
+def test_lists_of_lists_and_lists_written_as_text_are_lists_of_categories(files):
+    def read(cells):
+        items = pl.DataFrame({"item_id": ["a", "b", "c"], "category": cells})
+        return files.prepare(items=items, force=True).items["categories"].to_list()
+
+    assert read([[["X", "Y"], ["X", "Z"]], [["Y"], None], None]) == [["X", "Y", "Z"], ["Y"], []]
+    assert read(pl.Series([["X", "Y"]] * 3, dtype=pl.Array(pl.String, 2))) == [["X", "Y"]] * 3
+    assert read(['["X", "Y"]', "[]", None]) == [["X", "Y"], [], []]
+    assert read(["['X', 'it''s']", "[['Y'], ['Z|1', 'Y']]", '["\\u00e9", null]']) == [
+        ["X", "its"],
+        ["Y", "Z|1"],
+        ["é"],
+    ]
+    assert read(["[X]", "['Y']", "['Z']"]) == [["[X]"], ["['Y']"], ["['Z']"]]  # one is no list: all are names
+    assert read(["['X']", "Y", None]) == [["['X']"], ["Y"], []]
+
+
+def test_records_are_no_categories(files):
+    records = pl.DataFrame({"item_id": ["a", "b", "c"], "category": [{"n": 1}] * 3})
+    files.refuses("category is of type Struct", items=records)
+
+
 def test_pictures_are_relative_to_the_root(files, tmp_path):
     root = tmp_path / "pictures"
     items = f"item_id,image_path\na,./x/1.jpg\nb,{root}/2.jpg\nc,\n"

@@ -3,7 +3,7 @@ import datetime as dt
 import polars as pl
 import pytest
 
-from hm4sr.data.timestamps import read_times
+from hm4sr.data.timestamps import read_times, usable_times
 from hm4sr.errors import UserError
 
 
@@ -37,10 +37,34 @@ def test_integral_decimals_are_read_without_rounding():
     assert read([1405296000.0]).ticks.tolist() == [1405296000]
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize(
+    ("values", "unit", "ticks"),
+    [
+        ([1405296000.25, 1405296000.0], "s", [1405296000250000, 1405296000000000]),
+        ([1405296000000.5, 1405296000001.0], "ms", [1405296000000500, 1405296000001000]),
+        ([-0.5, 1.25], "s", [-500000, 1250000]),
+    ],
+)
+def test_fractions_of_a_second_keep_the_order_of_events(values, unit, ticks, as_text):
+    times = read([str(value) for value in values] if as_text else values, unit)
+    assert times.ticks.tolist() == ticks
+    assert times.seconds().tolist() == [tick // 1_000_000 for tick in ticks]
+    assert times.unit == unit
+
+
+def test_screening_keeps_fractions_and_drops_what_is_none():
+    column = pl.Series("time", ["1405296000.25", "1405296000", "soon", "1405296003.5"])
+    assert usable_times(column, "auto").to_list() == [True, True, False, True]
+    column = pl.Series("time", [1405296000.25, float("nan"), None])
+    assert usable_times(column, "auto").to_list() == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
         ("2014-07-14", 1405296000),
+        ("2014-07-14 00:00:00 UTC", 1405296000),
         ("2014-07-14T00:00:00Z", 1405296000),
         ("2014-07-14 00:00", 1405296000),
         ("2014-07-14T02:00:00+02:00", 1405296000),
@@ -85,11 +109,13 @@ def test_calendar_columns():
         (["0001-01-01"], "auto", "line 2: .* outside the years 1980 to 2100: .*--time-unit iso"),
         (["1405296000", ""], "auto", "line 3: time is empty"),
         (["1405296000", None], "s", "line 3: time is empty"),
-        (["1405296000.5"], "s", "line 2: time '1405296000.5' is not a whole number"),
+        (["1405296000000000.5"], "us", "line 2: time '1.*' is not a whole number"),
         (["1.405e9"], "s", "line 2: time '1.405e9' is not a whole number"),
         (["1405296000"], "iso", "line 2: time '1405296000' is neither an ISO date"),
         (["99999999999999999999"], "s", "is not a whole number"),
-        ([1405296000.5], "auto", "is not a whole number"),
+        (["1405296000.5", "soon"], "s", "line 2: time '1405296000.5' is not a whole number"),
+        ([float("inf"), 1405296000.5], "auto", "line 2: time 'inf' is not a whole number"),
+        (["20140714", "20140715"], "auto", "looks like a date written as one number: write 2014-07-23"),
         ([float("nan")], "auto", "is not a whole number"),
         ([dt.date(2014, 7, 14)], "s", "is a date, not a number"),
         ([1405296000], "iso", "is a number, not a date"),

@@ -7,10 +7,12 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from hm4sr.data.dataset import Dataset
+from hm4sr.errors import UserError
 from hm4sr.features.extract import extract
 from hm4sr.features.report import Coverage
 from hm4sr.features.settings import FeatureConfig
 
+_KINDS = {"text": "text", "image": "picture"}
 _SHOWN = 10
 """Broken pictures printed; the manifest has them all."""
 
@@ -37,7 +39,14 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.argument("dataset", type=Path)
 @_options
-def command(dataset: Path, **settings: Any) -> None:
+@click.option(
+    "--vectors",
+    "own",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Vectors made elsewhere, by item id: Parquet, or .npy or .safetensors beside a .txt of ids.",
+)
+def command(dataset: Path, own: tuple[str, ...], **settings: Any) -> None:
     """Encode the texts and the pictures of a prepared data set's items.
 
     ENCODER is the folder of a model that transformers can load (BERT type, sentence-transformers or CLIP for
@@ -47,8 +56,17 @@ def command(dataset: Path, **settings: Any) -> None:
     """
     given = {name: value for name, value in settings.items() if value is not None}
     config = FeatureConfig.parse(given, "features")
-    for report in extract(Dataset.open(dataset), config):
-        click.echo(summary(report))
+    opened = Dataset.open(dataset)
+    if own:
+        from hm4sr.features.own import store_own
+    for pair in own:
+        name, equals, file = pair.partition("=")
+        if not equals or not file:
+            raise UserError(f"--vectors {pair!r} is not NAME=FILE: write for example audio=audio.parquet.")
+        click.echo(summary(store_own(opened, name, Path(file))))
+    if config.text or config.image or not own:
+        for report in extract(opened, config):
+            click.echo(summary(report))
 
 
 def summary(report: Coverage) -> str:
@@ -60,12 +78,13 @@ def summary(report: Coverage) -> str:
         "width": f"{report.width:,}",
         "items": f"{report.num_items:,}",
         "with a vector": f"{report.present:,} ({report.present / max(report.num_items, 1):.1%})",
-        f"without {'text' if report.modality == 'text' else 'picture'}": f"{report.missing:,}",
+        f"without {_KINDS.get(report.modality, 'vector')}": f"{report.missing:,}",
     }
     if report.modality == "image":
         lines["broken pictures"] = f"{len(report.broken):,}"
-    lines["encoded"] = f"{report.encoded:,} {unit}{rate}"
-    lines["from the cache"] = f"{report.cached:,} {unit}"
+    if report.modality in _KINDS:
+        lines["encoded"] = f"{report.encoded:,} {unit}{rate}"
+        lines["from the cache"] = f"{report.cached:,} {unit}"
     width = max(map(len, lines))
     rows = [f"{report.name}", *(f"  {name:<{width}}  {value}" for name, value in lines.items())]
     rows += [f"    {broken.file}: {broken.reason}" for broken in report.broken[:_SHOWN]]

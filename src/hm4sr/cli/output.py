@@ -1,12 +1,22 @@
-"""What the verbs share when they speak: log lines and tables."""
+"""What the verbs share when they speak: log lines and tables, on the terminal and in files."""
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+
+from hm4sr.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_FORMATS = (".csv", ".json", ".parquet")
 
 
 def log_to_stdout() -> None:
@@ -41,3 +51,44 @@ def print_metrics(columns: Mapping[str, Mapping[str, float]]) -> None:
         for name in names
     ]
     print_table(["metric", *columns], rows)
+
+
+def check_out(out: Path, force: bool, option: str = "--out") -> None:
+    """Refuse a file that cannot be written or must not be replaced, before any work is done.
+
+    Raises:
+        UserError: the ending is unknown, the folder is missing or takes no files, or the file exists.
+    """
+    if out.suffix.lower() not in _FORMATS:
+        raise UserError(f"{option} {out} ends in none of {', '.join(_FORMATS)}: choose one of these formats.")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is not a folder: make it first, or choose another {option}.")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: give the name of a file with {option}.")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists already: add --force to replace it, or choose another {option}.")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out.parent} takes no files: choose another {option}.")
+
+
+def write(table: "pl.DataFrame", out: Path, option: str = "--out") -> None:
+    """Write a table in the format of the file's ending, whole or not at all.
+
+    Raises:
+        UserError: the system refuses, for example because the disk is full.
+    """
+    from hm4sr.files import atomic_file
+
+    try:
+        with atomic_file(out) as temporary:
+            match out.suffix.lower():
+                case ".csv":
+                    table.write_csv(temporary)
+                case ".json":
+                    table.write_json(temporary)
+                case _:
+                    table.write_parquet(temporary, compression="zstd")
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}): choose another {option}."
+        ) from error

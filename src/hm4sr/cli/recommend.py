@@ -1,6 +1,5 @@
 """`hm4sr recommend`: what known users, or customers with new histories, may want next."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from hm4sr.serving.answers import Recommendations
     from hm4sr.serving.recommender import Recommender
 
-_FORMATS = (".csv", ".json", ".parquet")
 _WIDEST_TITLE = 70
 _MOST_NOTES = 10
 
@@ -142,6 +140,8 @@ def command(
         raise UserError("--part-users and --workers belong to --all-users: add it, or leave them out.")
     if bool(users or users_file) == bool(history):
         raise UserError("give either --user (or --users-file) or --history, and not both.")
+    from hm4sr.cli.output import check_out, write
+
     if out:
         check_out(out, force)
     from hm4sr.serving.history_files import Columns, read_histories, read_users
@@ -205,47 +205,6 @@ def _load(source: dict[str, Any]) -> "Recommender":
     from hm4sr.serving.source import Source
 
     return Source(**source).load()
-
-
-def check_out(out: Path, force: bool) -> None:
-    """Refuse a file that cannot be written or must not be replaced, before any work is done.
-
-    Raises:
-        UserError: the ending is unknown, the folder is missing or takes no files, or the file exists.
-    """
-    if out.suffix.lower() not in _FORMATS:
-        raise UserError(f"--out {out} ends in none of {', '.join(_FORMATS)}: choose one of these formats.")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is not a folder: make it first, or choose another --out.")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder: give the name of a file with --out.")
-    if out.exists() and not force:
-        raise UserError(f"{out} exists already: add --force to replace it, or choose another --out.")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out.parent} takes no files: choose another --out.")
-
-
-def write(table: "pl.DataFrame", out: Path) -> None:
-    """Write a table in the format of the file's ending, whole or not at all.
-
-    Raises:
-        UserError: the system refuses, for example because the disk is full.
-    """
-    from hm4sr.files import atomic_file
-
-    try:
-        with atomic_file(out) as temporary:
-            match out.suffix.lower():
-                case ".csv":
-                    table.write_csv(temporary)
-                case ".json":
-                    table.write_json(temporary)
-                case _:
-                    table.write_parquet(temporary, compression="zstd")
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}): choose another --out."
-        ) from error
 
 
 def notes(answers: "Recommendations") -> list[str]:

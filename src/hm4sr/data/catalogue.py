@@ -1,5 +1,6 @@
 """The raw catalogue of items: which exist, their categories, text and pictures."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ import polars as pl
 
 from hm4sr.data.sources.bad_rows import BadRows
 from hm4sr.data.sources.base import Source
+from hm4sr.data.sources.lines import BadLineError
+from hm4sr.data.sources.records import parse_literal
 from hm4sr.data.sources.screening import screen_items
 from hm4sr.data.tables import Table
 from hm4sr.errors import UserError
@@ -64,7 +67,7 @@ def read_catalogue(
     Raises:
         UserError: see `Source.items`; an id is empty or occurs twice.
     """
-    required = [("--item-column", id_column), *((f"--{name}-column", fields[name]) for name in explicit)]
+    required = [("--items-id-column", id_column), *((f"--{name}-column", fields[name]) for name in explicit)]
     required += [("--text-columns", column) for column in text_columns]
     if source.items_file is None:
         assert known is not None
@@ -82,6 +85,8 @@ def read_catalogue(
         found = [known for known in (column, *others) if known in frame.columns]
         if found:
             present[name] = found[0]
+    if "category" in present:
+        frame = frame.with_columns(_written_lists(frame[present["category"]]))
     catalogue = Catalogue(replace(table, frame=frame), id_column, present, text_columns)
     _check_ids(catalogue)
     return catalogue
@@ -92,13 +97,63 @@ def _others(name: str, explicit: Sequence[str]) -> Sequence[str]:
 
 
 def _as_text(table: Table, column: str) -> pl.Series:
-    """A column as strings or as lists of strings."""
+    """A column as strings or as lists of strings; lists of lists, such as paths of categories, end to end."""
     cells = table.frame[column]
     try:
-        return cells.cast(pl.List(pl.String) if isinstance(cells.dtype, pl.List) else pl.String)
+        inner = _element(cells.dtype)
+        while inner is not None and (innermost := _element(inner)) is not None:
+            cells = cells.cast(pl.List(pl.List(innermost))).list.eval(pl.element().explode())
+            inner = innermost
+        if isinstance(inner or cells.dtype, pl.Struct):
+            raise pl.exceptions.InvalidOperationError("a record is no text")
+        return cells.cast(pl.String if inner is None else pl.List(pl.String))
     except pl.exceptions.PolarsError as error:
-        what = f"{column} is of type {cells.dtype}"
+        what = f"{column} is of type {table.frame[column].dtype}"
         raise UserError(f"{table.path}: {what}: write it as text or as lists of text.") from error
+
+
+def _element(kind: pl.DataType) -> pl.DataType | None:
+    """Type of what is in a list or array; None for other types."""
+    inner = kind.inner if isinstance(kind, pl.List | pl.Array) else None
+    return None if inner is None else inner if isinstance(inner, pl.DataType) else inner()
+
+
+def _written_lists(cells: pl.Series) -> pl.Series:
+    """Lists that a CSV file holds as text, `["Games", "Toys"]` as JSON or Python writes them, as lists.
+
+    Only where all cells that are not empty are such: then none can be the name of a category.
+    """
+    if cells.dtype != pl.String:
+        return cells
+    texts = cells.str.strip_chars().replace("", None)
+    if not texts.count() or not texts.drop_nulls().str.contains(r"(?s)^\[.*\]$").all():
+        return cells
+    lists = {text: _names(text) for text in texts.drop_nulls().unique()}
+    if any(names is None for names in lists.values()):
+        return cells
+    found = [None if text is None else lists[text] for text in texts.to_list()]
+    return pl.Series(cells.name, found, dtype=pl.List(pl.String))
+
+
+def _names(text: str) -> list[str] | None:
+    """The texts in a written list, inner lists end to end; None if it is no list of texts."""
+    try:
+        pending = [json.loads(text)]
+    except (ValueError, RecursionError):
+        try:
+            pending = [parse_literal(text)]
+        except BadLineError:
+            return None
+    names: list[str] = []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list | tuple):
+            pending.extend(reversed(value))
+        elif isinstance(value, str):
+            names.append(value)
+        elif value is not None:
+            return None
+    return names
 
 
 def _check_ids(catalogue: Catalogue) -> None:

@@ -34,6 +34,8 @@ class PrepareConfig(Rules):
     """Interactions: column of user ids."""
     item_column: str = "item_id"
     """Interactions and items: column of item ids."""
+    items_id_column: str | None = None
+    """Items: column of item ids, where it has another name than in the interactions."""
     time_column: str = "timestamp"
     """Interactions: column of timestamps."""
     rating_column: str = "rating"
@@ -187,7 +189,10 @@ def _read_catalogue(
 ) -> Catalogue:
     fields = {name: getattr(config, f"{name}_column") for name in FIELDS}
     explicit = [name for name in FIELDS if f"{name}_column" in config.model_fields_set]
-    return read_catalogue(source, bad, config.item_column, fields, explicit, config.text_columns, known)
+    if source.items_file is None and config.items_id_column:
+        raise UserError("--items-id-column has no effect without a file of items: leave it out.")
+    id_column = config.items_id_column or config.item_column
+    return read_catalogue(source, bad, id_column, fields, explicit, config.text_columns, known)
 
 
 def _recognised(catalogue: Catalogue, config: PrepareConfig) -> dict[str, Any]:

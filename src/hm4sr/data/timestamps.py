@@ -19,8 +19,9 @@ _LAST_SECOND = 4_102_444_800  # 2100-01-01
 _ISO = (
     r"^(?<date>\d{4}-\d{2}-\d{2})"
     r"(?:[T ](?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?"
-    r" ?(?<zone>[Zz]|[+-]\d{2}(?::?\d{2})?)?)?$"
+    r" ?(?<zone>[Zz]|UTC|[+-]\d{2}(?::?\d{2})?)?)?$"
 )
+_DECIMAL = r"^\s*[+-]?\d+(?:\.\d*)?\s*$"
 _CHUNK = 200_000
 
 
@@ -47,7 +48,7 @@ def read_times(column: pl.Series, unit: TimeUnit, place: Callable[[int], str]) -
     """Turn a column into moments.
 
     Args:
-        column: strings, integers, floats with integral values, dates or datetimes.
+        column: strings, integers, floats, dates or datetimes; fractions of seconds and milliseconds are kept.
         unit: unit of the numbers, `iso` for dates as written, or `auto` to decide from the whole column: the
             one unit in which every value lies in the years 1980 to 2100.
         place: says where a row stands, for error messages.
@@ -87,11 +88,7 @@ class _Reader:
             self.refuse(numbers.is_null(), "does not fit into 64 bits", "mend the value")
             return self._numbers(numbers)
         if kind == pl.Float64:
-            integral = (
-                self.column.is_finite() & (self.column.abs() < 2**53) & (self.column == self.column.floor())
-            )
-            self.refuse(~integral, "is not a whole number", "write timestamps as integers")
-            return self._numbers(self.column.cast(pl.Int64))
+            return self._floats(self.column)
         hint = "float32 rounds to minutes, " if kind == pl.Float32 else ""
         message = f"is of type {kind}, {hint}which is no timestamp"
         raise UserError(f"{self.place(0)}: {self.column.name} {message}: write integers or ISO dates.")
@@ -102,6 +99,8 @@ class _Reader:
             # Decimals of integral values are cut off as text: a float would round integers above 2^53.
             cut = self.column.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "$1")
             numbers = cut.cast(pl.Int64, strict=False)
+        if numbers.null_count() and self.column.str.contains(_DECIMAL).all():
+            return self._floats(self.column.str.strip_chars().cast(pl.Float64))
         failed = numbers.null_count()
         if self.unit == "iso" or (self.unit == "auto" and failed == len(numbers)):
             return self._iso()
@@ -116,6 +115,20 @@ class _Reader:
             numbers.is_null(), "is not a whole number", "mend the value, or set --time-unit iso for dates"
         )
         return self._numbers(numbers)
+
+    def _floats(self, values: pl.Series) -> Times:
+        """Fractions of seconds and milliseconds are kept, as microseconds: they tell the order."""
+        usable = values.is_finite() & (values.abs() < 2**53)
+        fractional = values != values.floor()
+        self.refuse(~usable, "is not a whole number", "write timestamps as integers")
+        if not fractional.any():
+            return self._numbers(values.cast(pl.Int64))
+        whole = self._numbers(values.floor().cast(pl.Int64))
+        if whole.unit in ("us", "ns"):
+            self.refuse(fractional, "is not a whole number", "write timestamps as integers")
+        finer = _PER_SECOND["us"] // whole.per_second
+        ticks = whole.ticks * finer + ((values - values.floor()) * finer).floor().cast(pl.Int64).to_numpy()
+        return Times(ticks, _PER_SECOND["us"], whole.unit)
 
     def _numbers(self, numbers: pl.Series) -> Times:
         if self.unit == "iso":
@@ -135,6 +148,9 @@ class _Reader:
             counts[unit] = int(numbers.is_between(first, last - 1).sum())
         common = max(counts, key=lambda unit: counts[unit])
         if not counts[common]:
+            if low >= 19_800_101 and high <= 21_001_231:  # type: ignore[operator]
+                what = "looks like a date written as one number"
+                self.refuse(numbers.is_not_null(), what, "write 2014-07-23 instead of 20140723")
             what = "lies outside the years 1980 to 2100 as s, ms, us and ns"
             self.refuse(numbers.is_not_null(), what, "set --time-unit if it is right")
         first, last = _FIRST_SECOND * _PER_SECOND[common], _LAST_SECOND * _PER_SECOND[common]
@@ -200,14 +216,15 @@ def usable_times(column: pl.Series, unit: TimeUnit) -> pl.Series:
     kind = column.dtype
     if kind == pl.String:
         numbers = column.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)
+        if (numbers.is_null() & column.str.contains(_DECIMAL).fill_null(False)).any():
+            numbers = _floors(column.str.strip_chars().cast(pl.Float64, strict=False))
         digits = numbers.is_not_null()
         if unit == "iso" or (unit == "auto" and int(digits.sum()) * 2 < len(column) - column.null_count()):
             return _parse_iso(column.fill_null(""))["ticks"].is_not_null()
     elif kind.is_integer():
         numbers = column.cast(pl.Int64, strict=False)
     elif kind == pl.Float64:
-        whole = column.is_finite() & (column.abs() < 2**53) & (column == column.floor())
-        numbers = pl.select(pl.when(whole.fill_null(False)).then(column).cast(pl.Int64)).to_series()
+        numbers = _floors(column)
     else:
         return column.is_not_null()
     if unit != "auto":
@@ -218,3 +235,9 @@ def usable_times(column: pl.Series, unit: TimeUnit) -> pl.Series:
         for scale in scales
     ]
     return max(plausible, key=lambda usable: int(usable.sum()))
+
+
+def _floors(values: pl.Series) -> pl.Series:
+    """Floats as whole numbers, null where one is none."""
+    usable = (values.is_finite() & (values.abs() < 2**53)).fill_null(False)
+    return pl.select(pl.when(usable).then(values.floor()).cast(pl.Int64)).to_series()

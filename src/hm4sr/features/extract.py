@@ -4,6 +4,7 @@ Nothing is encoded twice: vectors are kept by the content of the text or picture
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from hm4sr.features.cache import VectorCache
 from hm4sr.features.encoder import BUILTIN, Card, Encoded, Modality
 from hm4sr.features.pictures import PictureError, picture_key, read_ahead
 from hm4sr.features.report import Broken, Coverage
-from hm4sr.features.settings import FeatureConfig
+from hm4sr.features.settings import NAME_PATTERN, FeatureConfig
 from hm4sr.features.work import UNIT_BATCHES, Finished, Unit, Work, make_work, split
 from hm4sr.progress import Progress
 
@@ -78,15 +79,26 @@ def extract(dataset: Dataset, config: FeatureConfig) -> list[Coverage]:
 
 
 def _check_names(config: FeatureConfig) -> None:
-    """Models keep the parts of a modality under its name, which must not be one of torch's or the ID's."""
-    from torch import nn
-
     for option, encoder, name in (
         ("--text-name", config.text, config.text_name),
         ("--image-name", config.image, config.image_name),
     ):
-        if encoder is not None and (name == "id" or hasattr(nn.ModuleDict, name)):
-            raise UserError(f"{option} {name} would clash with a part of the models: give another name.")
+        if encoder is not None:
+            check_name(option, name)
+
+
+def check_name(option: str, name: str) -> None:
+    """Models keep the parts of a modality under its name, which must not be one of torch's or the ID's.
+
+    Raises:
+        UserError: it is, or it is no name of a folder.
+    """
+    from torch import nn
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UserError(f"{option} {name!r} is no name: take letters, digits, - and _.")
+    if name == "id" or hasattr(nn.ModuleDict, name):
+        raise UserError(f"{option} {name} would clash with a part of the models: give another name.")
 
 
 def _extract_texts(

@@ -24,8 +24,8 @@ class Coverage:
 
     Attributes:
         name: name of the vectors in the data set.
-        modality: "text" or "image".
-        encoder: folder, hub name or "builtin".
+        modality: "text", "image", or "vectors" for those of a file.
+        encoder: folder, hub name, "builtin", or that file.
         num_items: items of the data set.
         missing: items without a text, or without a picture and without a failed download.
         encoded: different texts or pictures encoded by this run.

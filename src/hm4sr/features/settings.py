@@ -8,7 +8,7 @@ from pydantic import Field
 from hm4sr.config import Config
 from hm4sr.features.encoder import Pooling, Precision
 
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 
 class FeatureConfig(Config):
@@ -19,9 +19,9 @@ class FeatureConfig(Config):
     or builtin."""
     image: str | None = None
     """Encoder of the pictures: folder of a ViT-type or CLIP model, its name on the hub, or builtin."""
-    text_name: str = Field(default="text", pattern=f"^{_NAME}$")
+    text_name: str = Field(default="text", pattern=f"^{NAME_PATTERN}$")
     """Name of the text vectors in the data set."""
-    image_name: str = Field(default="image", pattern=f"^{_NAME}$")
+    image_name: str = Field(default="image", pattern=f"^{NAME_PATTERN}$")
     """Name of the image vectors in the data set."""
     pooling: Pooling = "auto"
     """From states to one vector: the class token, the mean or maximum over real tokens or patches, the last

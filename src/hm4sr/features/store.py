@@ -20,12 +20,21 @@ from hm4sr.manifest import NAME, read_manifest, verify_listed, write_manifest
 from hm4sr.types import ItemFeatures
 
 _VECTORS, _LEVELS = "vectors.safetensors", "levels.safetensors"
+_CHUNK_ROWS = 65_536
 
 
 def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: dict[str, Any]) -> Path:
-    """Write the vectors of one modality, whole or not at all; `about` goes into their manifest."""
+    """Write the vectors of one modality, whole or not at all; `about` goes into their manifest.
+
+    Raises:
+        UserError: a vector is not finite, or the folder cannot be written.
+        ValueError: rows and mask do not fit the items of the data set, or the padding row is present.
+    """
     if features.vectors.shape[0] != dataset.num_items + 1:
         raise ValueError(f"expected {dataset.num_items + 1} rows, got {features.vectors.shape[0]}")
+    if features.present.shape != (dataset.num_items + 1,) or bool(features.present[0]):
+        raise ValueError("present must have a place for each item, and a false one for row 0, the padding")
+    _expect_finite(dataset, name, features)
     path = feature_folder(dataset, name)
     with writing(path, "make room there or mend the rights and call again"), atomic_directory(path) as folder:
         tensors = {"vectors": features.vectors.contiguous(), "present": features.present.contiguous()}
@@ -40,6 +49,22 @@ def save_features(dataset: Dataset, name: str, features: ItemFeatures, about: di
         }
         write_manifest(folder / NAME, manifest)
     return path
+
+
+def _expect_finite(dataset: Dataset, name: str, features: ItemFeatures) -> None:
+    """Refuse what would make every loss of a training not a number."""
+    for tensor in (features.vectors, features.levels):
+        if tensor is None:
+            continue
+        for start in range(0, len(tensor), _CHUNK_ROWS):
+            sound = tensor[start : start + _CHUNK_ROWS].isfinite().flatten(1).all(1)
+            if not bool(sound.all()):
+                row = start + int((~sound).nonzero()[0])
+                item = dataset.items["item_id"][row - 1] if row else "none (the padding row)"
+                raise UserError(
+                    f"the {name} vector of item {item!r} holds a value that is not finite: mend it, or mark "
+                    "the item as being without one."
+                )
 
 
 def load_features(dataset: Dataset, name: str) -> ItemFeatures:

@@ -89,7 +89,13 @@ def export_onnx(run: Path, out: Path, data: Path | None = None, force: bool = Fa
             "files": hash_files(folder, FILES),
         }
         write_manifest(folder / NAME, manifest)
-        agreement = _compare(recommender, OnnxRecommender.load(folder))
+        try:
+            agreement = _compare(recommender, OnnxRecommender.load(folder))
+        except Exception as error:  # what onnxruntime raises has no name of its own to catch it by
+            raise UserError(
+                f"{run}: the export of its model {recommender.model.name} does not run "
+                f"({_first_line(error)}), so it was not kept: serve the run with torch."
+            ) from error
         if agreement.same < WANTED:
             raise UserError(
                 f"{run}: only {agreement.same:.2%} of {agreement.lists:,} lists of the export are those of "
@@ -146,7 +152,7 @@ def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
     asked = times[:, -1] + torch.arange(5) * 3_600
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _double_log2():
+        with warnings.catch_warnings(), torch.no_grad(), _double_log2(), _no_graph():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 _Encoder(model).eval(),
@@ -186,6 +192,18 @@ def _double_log2() -> Iterator[None]:
         yield
     finally:
         onnx.unregister_custom_op_symbolic("aten::log2", _OPSET)
+
+
+@contextlib.contextmanager
+def _no_graph() -> Iterator[None]:
+    """Keep the tracer, which has no switch for it, from printing its graph before it refuses an operation."""
+    backend: Any = torch._C
+    said = backend._jit_onnx_log
+    backend._jit_onnx_log = lambda *parts: None
+    try:
+        yield
+    finally:
+        backend._jit_onnx_log = said
 
 
 def _first_line(error: BaseException) -> str:

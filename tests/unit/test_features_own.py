@@ -1,0 +1,118 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from feature_kit import make_dataset
+
+from hm4sr.cli import main
+from hm4sr.errors import UserError
+from hm4sr.features.own import store_own
+from hm4sr.features.store import feature_names, load_features, save_features
+from hm4sr.types import ItemFeatures
+
+IDS = ["i2", "unknown", "i0"]
+ROWS = np.array([[2.0, 2.5], [9.0, 9.0], [0.0, 0.5]], dtype=np.float32)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return make_dataset(tmp_path / "shop", ["a", "b", "c"])
+
+
+def write(folder, form):
+    """The same vectors in one of the forms that are read."""
+    file = folder / f"audio.{form.partition(' ')[0]}"
+    match form:
+        case "parquet of lists":
+            lists = pl.DataFrame({"item_id": [*IDS, "i1"], "vector": [*ROWS.tolist(), None]})
+            lists.write_parquet(file)
+        case "parquet of columns":
+            pl.DataFrame({"item_id": IDS, "x": ROWS[:, 0], "y": ROWS[:, 1]}).write_parquet(file)
+        case "npy":
+            np.save(file, ROWS.astype(np.float64))
+        case "safetensors":
+            save_file({"whatever": ROWS.astype(np.float16)}, file)
+    file.with_suffix(".txt").write_text("\r\n".join(IDS) + "\r\n")
+    return file
+
+
+@pytest.mark.parametrize("form", ["parquet of lists", "parquet of columns", "npy", "safetensors"])
+def test_vectors_go_to_the_items_of_their_ids(shop, tmp_path, form):
+    report = store_own(shop, "audio", write(tmp_path, form))
+    stored = load_features(shop, "audio")
+    assert stored.vectors.tolist() == [[0, 0], [0, 0.5], [0, 0], [2, 2.5]]
+    assert stored.present.tolist() == [False, True, False, True]
+    assert stored.vectors.dtype == (torch.float16 if form == "safetensors" else torch.float32)
+    assert (report.present, report.missing, report.width) == (2, 1, 2)
+
+
+def spoilt(folder, **columns):
+    pl.DataFrame(columns).write_parquet(folder / "audio.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item_id": ["i0", "i0"], "v": [[1.0], [2.0]]}, "has item 'i0' twice"),
+        ({"item_id": ["i0", "i1"], "v": [[1.0], [2.0, 3.0]]}, "of the lengths"),
+        (
+            {"item_id": ["i0", "i1"], "v": [[1.0], [float("nan")]]},
+            "item 'i1' holds a value that is not finite",
+        ),
+        ({"item_id": ["i0", "i1"], "v": [[1.0], [None]]}, "item 'i1' holds a value that is not finite"),
+        ({"item_id": ["i0"], "v": ["text"]}, "columns of numbers alone"),
+        ({"item_id": ["i0"]}, "columns of numbers alone"),
+        ({"item_id": ["x"], "v": [[1.0]]}, "has none of the items"),
+        ({"item": ["i0"], "v": [[1.0]]}, "no column 'item_id'"),
+    ],
+)
+def test_what_cannot_be_used_is_named_and_nothing_is_stored(shop, tmp_path, columns, message):
+    spoilt(tmp_path, **columns)
+    with pytest.raises(UserError, match=message):
+        store_own(shop, "audio", tmp_path / "audio.parquet")
+    assert feature_names(shop) == []
+
+
+def test_an_array_without_its_ids_is_refused(shop, tmp_path):
+    file = write(tmp_path, "npy")
+    file.with_suffix(".txt").write_text("i0\n")
+    with pytest.raises(UserError, match=r"shape is \(3, 2\), but audio.txt has 1 ids"):
+        store_own(shop, "audio", file)
+    file.with_suffix(".txt").unlink()
+    with pytest.raises(UserError, match=r"audio.txt, which should hold the item id of each row"):
+        store_own(shop, "audio", file)
+    np.save(file, np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        store_own(shop, "audio", file)
+
+
+def test_values_that_are_not_finite_are_not_stored_from_python_either(shop):
+    present = torch.arange(4) > 0
+    vectors = torch.ones(4, 2)
+    vectors[2, 1] = torch.inf
+    with pytest.raises(UserError, match="the text vector of item 'i1' holds a value that is not finite"):
+        save_features(shop, "text", ItemFeatures(vectors, present), {})
+    with pytest.raises(ValueError, match="padding"):
+        save_features(shop, "text", ItemFeatures(torch.ones(4, 2), torch.ones(4, dtype=torch.bool)), {})
+
+
+@pytest.mark.parametrize("given", ["audio", "items=x.parquet", "a/b=x.parquet", "id=x.parquet"])
+def test_a_name_that_cannot_be_one_is_refused(shop, capsys, given):
+    with pytest.raises(SystemExit) as stopped:
+        main(["features", str(shop.path), "--vectors", given])
+    assert stopped.value.code == 2
+    assert "--vectors" in capsys.readouterr().err
+
+
+def test_the_command_stores_and_reports(shop, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["features", str(shop.path), "--vectors", f"audio={write(tmp_path, 'npy')}"])
+    assert not stopped.value.code
+    assert "2 (66.7%)" in capsys.readouterr().out
+    assert feature_names(shop) == ["audio"]
