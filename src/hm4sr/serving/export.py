@@ -198,7 +198,10 @@ def _double_log2() -> Iterator[None]:
 def _no_graph() -> Iterator[None]:
     """Keep the tracer, which has no switch for it, from printing its graph before it refuses an operation."""
     backend: Any = torch._C
-    said = backend._jit_onnx_log
+    said = getattr(backend, "_jit_onnx_log", None)
+    if said is None:  # not torch's public interface: another version may have none
+        yield
+        return
     backend._jit_onnx_log = lambda *parts: None
     try:
         yield
