@@ -158,6 +158,10 @@ def choose_columns(
         if column not in names:
             close = difflib.get_close_matches(column, names, n=1)
             advice = f"did you mean {option} {close[0]}?" if close else f"name the right one with {option}."
+            if option == "--time-column" and not close:
+                advice = (
+                    f"name the right one with {option}, or add a running number if the rows are in order."
+                )
             shown = ", ".join(" ".join(name.split())[:60] for name in names[:20])
             shown += ", ..." if len(names) > 20 else ""
             if len(names) == 1 and not close and any(mark in names[0] for mark in ",;|\t"):
