@@ -122,7 +122,9 @@ def build_index(config: IndexConfig, vectors: Floats, queries: Callable[[int], F
     except ImportError as error:
         advice = "install it with `pip install 'hm4sr[faiss]'`"
         if config.kind == "faiss":
-            raise UserError(f'index.kind = "faiss" needs faiss: {advice}, or set it to "exact".') from error
+            raise UserError(
+                f'the faiss index needs the package faiss: {advice}, or search exactly ("exact").'
+            ) from error
         logger.warning("%s items are searched exactly, which is slow: %s.", f"{len(vectors) - 1:,}", advice)
         return None
     kept = _Kept(config, vectors)
@@ -167,7 +169,7 @@ def _build(
     if recall < config.min_recall:
         raise UserError(
             f"the index finds {recall:.4f} of the exact answers (recall@{k}) and {config.min_recall} are "
-            'wanted: raise index.probes, or set index.kind to "exact".'
+            'wanted: raise index.probes, or search exactly (index.kind = "exact").'
         )
     return ApproximateIndex(vectors, index, count, recall)
 

@@ -194,7 +194,7 @@ class Recommender(BaseRecommender):
         elif config.kind == "faiss":
             raise UserError(
                 f"the scores of {self.model.name} are no dot products, so no index can find its items: "
-                'set index.kind to "exact".'
+                'search exactly (index.kind or --index "exact").'
             )
 
     def _queries(self, count: int) -> Floats:
