@@ -19,9 +19,6 @@ from hm4sr.training.loop import build_model
 from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.settings import Experiment
 
-_BATCH_TARGETS = 1024
-"""As the released code and RecBole have it, whatever a model's own default is."""
-
 
 @dataclass
 class Bench:
@@ -50,7 +47,7 @@ class Bench:
         optimizer = Optimizer(model, train.learning_rate, train.weight_decay, sampled, train.average_decay)
         parallel = model.parallel if train.parallel is None else train.parallel
         windows = training_windows(dataset.events, experiment.data.max_length, parallel)
-        batches = TrainingBatches(dataset.events, windows, train.batch_targets or _BATCH_TARGETS)
+        batches = TrainingBatches(dataset.events, windows, train.batch_targets)
         return cls(dataset, model, optimizer, batches, device)
 
     def step(self, windows: Windows) -> float:

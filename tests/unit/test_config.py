@@ -54,28 +54,9 @@ def test_the_defaults_are_those_of_the_paper(file):
     assert (c.interval_scale, c.frequency_base, c.cp_weight, c.pcl_temperature) == (100, 10_000, 1, 1)
     assert (c.interactive_experts, c.temporal_experts, c.temperature, c.placeholder_share) == (4, 4, 0.2, 0.3)
     assert (c.idcl_weight, c.pcl_weight) == (1, 1)
-    assert (experiment.batch_targets, train.learning_rate, train.weight_decay) == (1024, 1e-3, 0)
+    assert (train.batch_targets, train.learning_rate, train.weight_decay) == (1024, 1e-3, 0)
     assert (experiment.data.max_length, train.patience, train.monitor) == (50, 10, "ndcg@20")
     assert experiment.evaluate.ks == (5, 10, 20)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "expected"),
-    [
-        ("hm4sr", [], 1024),
-        ("sasrec", [], 2048),
-        ("sasrec", ["train.parallel=true"], 2048),
-        ("sasrec", ["train.parallel=false"], 1024),
-        ("sasrec", ["train.batch_targets=300"], 300),
-        ("gru4rec", [], 2048),
-        ("ticoserec", [], 1024),
-    ],
-)
-def test_targets_of_a_step_are_as_set_or_the_models_own(tmp_path, name, settings, expected):
-    path = tmp_path / "experiment.toml"
-    path.write_text(f'[data]\npath = "data/beauty"\n[model]\nname = "{name}"\n')
-    experiment = Experiment.load(path, settings)
-    assert experiment.batch_targets == experiment.resolved()["train"]["batch_targets"] == expected
 
 
 @pytest.mark.parametrize(

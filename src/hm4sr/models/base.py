@@ -67,8 +67,6 @@ class SeqRecModel(nn.Module):
     Attributes:
         parallel: whether one causal pass over all positions is exact; otherwise it is trained on prefixes.
             Where that depends on the settings, an instance says otherwise than its class does.
-        batch_targets: targets of a step where the settings name no number and it learns at all positions:
-            targets of one history are alike, so that some models need twice as many as of single prefixes.
         multimodal: whether it reads the frozen features of the catalogue.
         shardable: whether it can learn with its item table spread over processes (`shard_items`): it then
             reads `items` by lookups and the catalogue by `view`, `vectors_of` and `item_vectors` alone.
@@ -85,7 +83,6 @@ class SeqRecModel(nn.Module):
     Config: ClassVar[type[ModelConfig]]
     name: ClassVar[str]
     parallel: bool = True
-    batch_targets: ClassVar[int] = 1024
     multimodal: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
     score_tables: ClassVar[int] = 1

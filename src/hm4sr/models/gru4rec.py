@@ -39,7 +39,6 @@ class GRU4Rec(SeqRecModel):
     """
 
     Config = GRU4RecConfig
-    batch_targets = 2048
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)

@@ -21,7 +21,6 @@ class SASRec(SeqRecModel):
     """
 
     Config = TransformerConfig
-    batch_targets = 2048
     shardable = True
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):

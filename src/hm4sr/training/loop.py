@@ -174,7 +174,7 @@ def _train(
         device,
         str(model.matmul_dtype).removeprefix("torch."),
     )
-    describe_processes(experiment.batch_targets, batches.most_targets)
+    describe_processes(settings.batch_targets, batches.most_targets)
     for name, table in sharded_tables(model).items():
         here, whole = f"{len(table.weight):,}", f"{table.num_embeddings:,}"
         logger.info("%s: this process keeps %s of %s rows", name, here, whole)
@@ -229,7 +229,7 @@ def _training_batches(
     )
     if not len(windows):
         raise UserError(f"{dataset.path} has no training targets: prepare it with longer histories.")
-    return TrainingBatches(log, windows, experiment.batch_targets)
+    return TrainingBatches(log, windows, experiment.train.batch_targets)
 
 
 def _start_alike(model: SeqRecModel, optimizer: Optimizer, progress: Progress) -> Progress:

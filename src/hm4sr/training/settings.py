@@ -47,9 +47,8 @@ class TrainConfig(Config):
     """Epochs without a better validation score after which training stops."""
     monitor: str = "ndcg@20"
     """Validation metric that decides on the best epoch."""
-    batch_targets: int | None = Field(None, gt=0)
-    """Targets of a step, roughly; of all processes together. Left out, it is 1024, and 2048 for those models
-    that learn better so when they learn at all positions of a history at once (GRU4Rec, SASRec)."""
+    batch_targets: int = Field(1024, gt=0)
+    """Targets of a step, roughly; of all processes together."""
     learning_rate: float = Field(1e-3, gt=0)
     """Step size of Adam."""
     weight_decay: float = Field(0.0, ge=0)
@@ -159,14 +158,6 @@ class Experiment(Config):
             raise UserError(f'model.name = {name!r} is no name: write for example name = "hm4sr".')
         return get_model(name)
 
-    @property
-    def batch_targets(self) -> int:
-        """Targets of a step: as set, or as the model has it."""
-        if self.train.batch_targets is not None:
-            return self.train.batch_targets
-        whole = self.train.parallel is None or self.train.parallel
-        return self.model_class.batch_targets if whole else SeqRecModel.batch_targets
-
     def modalities(self, dataset: Dataset) -> tuple[str, ...]:
         """Names of the features that the model reads from a data set."""
         if not self.model_class.multimodal:
@@ -181,6 +172,4 @@ class Experiment(Config):
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default spelt out, for the run folder."""
         settings = self.model_settings().model_dump(mode="json")
-        values = self.model_dump(mode="json")
-        values["train"]["batch_targets"] = self.batch_targets
-        return {**values, "model": {"name": self.model["name"], **settings}}
+        return {**self.model_dump(mode="json"), "model": {"name": self.model["name"], **settings}}
