@@ -1,6 +1,7 @@
 """Lists of runs: known by content, found, shared, continued; published copies hold what tables need."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,11 @@ def test_runs_of_several_data_sets_must_be_chosen_from(dataset, tmp_path, traine
     assert record.report["dataset"] == "other"
     with pytest.raises(UserError, match="no finished run on third"):
         published_records([tmp_path / "runs"], "third")
+
+
+def test_the_same_data_under_another_name_is_the_same_data_set(dataset, tmp_path, trained):
+    twin = Dataset.open(shutil.copytree(dataset.path, tmp_path / "twin"))
+    for data, seed in ((dataset, 1), (twin, 2)):
+        obtain([Entry("a", short(data, epochs=1))], [seed], Shelf(tmp_path / "runs"))
+    records = published_records([tmp_path / "runs"], "twin")
+    assert sorted(seed for seeds in records.values() for seed in seeds) == [1, 2]

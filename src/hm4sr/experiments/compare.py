@@ -96,13 +96,15 @@ def published_records(folders: Sequence[Path], dataset: str | None) -> Records:
 
     Args:
         folders: of run folders or published copies.
-        dataset: take the runs on the data set of this name alone.
+        dataset: take the runs on the data set of this name alone, and on the same data under another name.
 
     Raises:
         UserError: there is none, or there are several data sets to choose from.
     """
     runs = [run for folder in folders for run in finished(folder)]
-    runs = [run for run in runs if dataset in (None, run.report["dataset"])]
+    if dataset is not None:
+        meant = [run.data["files"] for run in runs if run.report["dataset"] == dataset]
+        runs = [run for run in runs if run.data["files"] in meant]
     names = sorted({str(run.report["dataset"]) for run in runs})
     if not runs:
         where = f" on {dataset}" if dataset else ""

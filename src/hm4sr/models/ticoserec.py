@@ -23,8 +23,8 @@ class TiCoSeRecConfig(TransformerConfig):
     """Settings of TiCoSeRec."""
 
     contrast_weight: float = Field(0.001, ge=0)
-    """Weight of the contrast of two views; 0 leaves SASRec. The authors have 0.1 after 40 epochs of warm-up; from
-    the first epoch on, that keeps the model from its main task, for the views are long vectors."""
+    """Weight of the contrast of two views; 0 leaves SASRec. The authors have 0.1 after 40 epochs of warm-up;
+    from the first epoch on, that keeps the model from its main task, for the views are long vectors."""
     temperature: float = Field(1.0, gt=0)
     """Divides the dot product of two views."""
     warm_up: int = Field(0, ge=0)
