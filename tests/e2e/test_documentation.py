@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import polars as pl
 import pytest
 from test_main_job import run
 
@@ -156,6 +157,10 @@ def test_the_first_pages_run_as_they_are_printed(
         raw = ("--interactions", "events.csv", "--items", "items.csv")
         assert run("prepare", *raw, "--out", "data/shop") == 0
         assert run("features", "data/shop", "--text", "builtin", "--image", "builtin") == 0
+        items = pl.read_parquet("data/shop/items.parquet")["item_id"]
+        pl.DataFrame(
+            {"item_id": items, "vector": [[float(row), 1.0] for row in range(len(items))]}
+        ).write_parquet("audio.parquet")
         for code in blocks(text, "python"):
             run_code(code)
     for block in blocks(text):
