@@ -116,3 +116,10 @@ def test_the_command_stores_and_reports(shop, tmp_path, capsys):
     assert not stopped.value.code
     assert "2 (66.7%)" in capsys.readouterr().out
     assert feature_names(shop) == ["audio"]
+
+
+def test_pickled_objects_are_refused(shop, tmp_path):
+    file = write(tmp_path, "npy")
+    np.save(file, np.array([{}] * 3, dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        store_own(shop, "audio", file)

@@ -180,14 +180,14 @@ def test_the_items_may_call_their_ids_otherwise_than_the_interactions(files):
     log = "user_id,product,timestamp\nu,a,1405296000\nu,b,1405296001\nv,a,1405296002\nv,b,1405296003\n"
     items = "id,title\na,A\nb,B\n"
     files.refuses("name the right one with --items-id-column", log=log, items=items, item_column="product")
+    found = files.prepare(log=log, items=items, item_column="product", items_id_column="id")
+    assert found.items["title"].to_list() == ["A", "B"]
 
 
 def test_a_log_without_times_is_told_what_can_stand_for_them(files):
     files.refuses(
         "--time-column, or add a running number if the rows are in order", log="user_id,item_id\nu,a\n"
     )
-    found = files.prepare(log=log, items=items, item_column="product", items_id_column="id")
-    assert found.items["title"].to_list() == ["A", "B"]
 
 
 def test_lists_of_lists_and_lists_written_as_text_are_lists_of_categories(files):

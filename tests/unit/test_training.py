@@ -276,7 +276,8 @@ def test_resuming_on_other_features_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train_run(experiment_on(dataset), tmp_path / "run", on_epoch=interrupt_after(1))
     ones = torch.ones(NUM_ITEMS + 1, 6)
-    save_features(dataset, "text", ItemFeatures(ones, ones[:, 0] > 0), {"encoder": "ones"})
+    present = torch.arange(NUM_ITEMS + 1) > 0
+    save_features(dataset, "text", ItemFeatures(ones, present), {"encoder": "ones"})
     with pytest.raises(UserError, match=r"other data \(features differ\)"):
         train_run(experiment_on(dataset), tmp_path / "run", resume=True)
 

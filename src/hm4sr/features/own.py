@@ -68,7 +68,7 @@ def _read(file: Path) -> tuple[pl.Series, NDArray[np.floating]]:
         case ".parquet":
             return _from_table(file)
         case ".npy":
-            vectors = np.load(file, allow_pickle=False)
+            vectors = np.lib.format.open_memmap(file, mode="r")  # which refuses pickled objects
         case ".safetensors":
             tensors = load_file(file)
             if len(tensors) != 1:
