@@ -87,9 +87,6 @@ def test_an_array_without_its_ids_is_refused(shop, tmp_path):
     file.with_suffix(".txt").unlink()
     with pytest.raises(UserError, match=r"audio.txt, which should hold the item id of each row"):
         store_own(shop, "audio", file)
-    np.save(file, np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="cannot be read"):
-        store_own(shop, "audio", file)
 
 
 def test_values_that_are_not_finite_are_not_stored_from_python_either(shop):
@@ -121,5 +118,5 @@ def test_the_command_stores_and_reports(shop, tmp_path, capsys):
 def test_pickled_objects_are_refused(shop, tmp_path):
     file = write(tmp_path, "npy")
     np.save(file, np.array([{}] * 3, dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="Python objects"):
         store_own(shop, "audio", file)

@@ -8,6 +8,7 @@ from hm4sr.data.dataset import Dataset
 from hm4sr.data.interactions import Interactions, compact, deduplicate, k_core, leave_one_out, order, tie_keys
 from hm4sr.data.prepare import PrepareConfig, prepare
 from hm4sr.errors import UserError
+from hm4sr.serving.new_items import read_new_items_file
 
 SMALL = {"min_user_events": 1, "min_item_events": 1}
 LOG = "user_id,item_id,timestamp\n007,a,1405296000\n007,b,1405296001\n007,c,1405296002\n8,a,1405296000\n"
@@ -182,6 +183,8 @@ def test_the_items_may_call_their_ids_otherwise_than_the_interactions(files):
     files.refuses("name the right one with --items-id-column", log=log, items=items, item_column="product")
     found = files.prepare(log=log, items=items, item_column="product", items_id_column="id")
     assert found.items["title"].to_list() == ["A", "B"]
+    later, _ = read_new_items_file(files.write("later.csv", "id,title\nc,C\n"), found)
+    assert later["item_id"].to_list() == ["c"]
 
 
 def test_a_log_without_times_is_told_what_can_stand_for_them(files):

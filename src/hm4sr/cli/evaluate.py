@@ -62,16 +62,14 @@ def command(
         log = seen_events(dataset, run.experiment.data)
         ranked = rank_part(run.load_model(dataset, device), log, cast(Part, part), device, unseen)
         columns[path.name] = summarise(ranked.ranks, ks or run.experiment.evaluate.ks)
-        tables.append(
-            pl.DataFrame(
-                {
-                    "run": [path.name] * len(ranked.ranks),
-                    "user_id": dataset.users["user_id"].gather(ranked.users),
-                    "item_id": dataset.items["item_id"].gather(ranked.items - 1),
-                    "rank": ranked.ranks,
-                }
-            )
-        )
+        if ranks:
+            named = {
+                "run": [path.name] * len(ranked.ranks),
+                "user_id": dataset.users["user_id"].gather(ranked.users),
+                "item_id": dataset.items["item_id"].gather(ranked.items - 1),
+                "rank": ranked.ranks,
+            }
+            tables.append(pl.DataFrame(named))
     print_metrics(columns)
     if ranks:
         write(pl.concat(tables), ranks, "--ranks")

@@ -72,8 +72,8 @@ class FEARecConfig(TransformerConfig):
     temperature: float = Field(1.0, gt=0)
     """Divides the similarity of two histories."""
     cosine: bool = True
-    """Compare directions alone; the authors' script compares by dot products of vectors of length 8, whose
-    gradient at the start is far larger than the softmax's: at this protocol's batches it hardly learns."""
+    """Compare directions alone; the authors' script compares by dot products of vectors of length sqrt(D),
+    whose gradient at the start is far larger than the softmax's: at this protocol's batches it hardly learns."""
     frequency_weight: float = Field(0.1, ge=0)
     """Weight of the difference of two histories' spectra; the authors' script leaves it out."""
 

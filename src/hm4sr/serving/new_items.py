@@ -85,7 +85,7 @@ def read_new_items_file(path: Path, dataset: Dataset) -> tuple[pl.DataFrame, Pat
     rules = {**PrepareConfig().model_dump(mode="json"), **dataset.manifest["rules"]}
     fields = {name: rules[f"{name}_column"] for name in FIELDS}
     source = TableSource(path, path)  # of which only the items are read
-    id_column = rules.get("items_id_column") or rules["item_column"]
+    id_column = rules["items_id_column"] or rules["item_column"]
     catalogue = read_catalogue(source, BadRows("error"), id_column, fields, (), rules["text_columns"])
     setting = rules["category_separator"]
     if setting == "auto":  # what was recognised then, whatever occurs in the new file
