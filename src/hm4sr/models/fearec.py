@@ -73,7 +73,7 @@ class FEARecConfig(TransformerConfig):
     """Divides the similarity of two histories."""
     cosine: bool = True
     """Compare directions alone; the authors' script compares by dot products of vectors of length sqrt(D),
-    whose gradient at the start is far larger than the softmax's: at this protocol's batches it hardly learns."""
+    whose gradient at the start is far larger than the softmax's, so that it hardly learns at first."""
     frequency_weight: float = Field(0.1, ge=0)
     """Weight of the difference of two histories' spectra; the authors' script leaves it out."""
 
