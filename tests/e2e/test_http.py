@@ -209,7 +209,7 @@ def test_pictures_are_small_and_from_their_folder_alone(client, tmp_path):
         ({"users": ["42"], "k": "5"}, 422, "body.k"),
         ({"users": ["42"], "k": 5.5}, 422, "body.k"),
         ({"users": ["42"], "k": 1e300}, 422, "k exceeds 1,000"),
-        ({"users": ["42"], "K": 5}, 422, "body.K: extra inputs are not permitted"),
+        ({"users": ["42"], "K": 5}, 422, "body.K: no such key: /openapi.json has"),
         ({"users": ["42"] * 257}, 422, "257 at once are more than 256"),
         ({"users": ["42"] * 256, "k": 1000}, 422, "256 times k are more than 50,000 items"),
         ({"histories": [EVENTS, EVENTS * 334]}, 422, "history 2 has 1,002 events, more than 1,000"),

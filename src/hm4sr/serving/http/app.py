@@ -197,6 +197,8 @@ def _add_refusals(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return answer(400, "the body is not valid JSON: mend it.")
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            return answer(422, f"{where}: no such key: /openapi.json has those that there are.")
         return answer(422, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}.")
 
     @app.exception_handler(HTTPException)
