@@ -17,8 +17,10 @@ from hm4sr.types import Catalog, SeqBatch
 
 
 class HM4SRPlusConfig(HM4SRConfig):
-    """Settings of HM4SR, and of what is added to it."""
+    """Settings of HM4SR, and of what is added to it; PCL is left out, which validates better without."""
 
+    pcl_weight: float = Field(0.0, ge=0)
+    """lambda 3, weight of placeholder contrastive learning (the paper's model has 1); 0 leaves it out."""
     question_scale: float = Field(4.0, gt=0)
     """Rows of the table of gaps before the question for each doubling of the gap."""
     question: bool = True
