@@ -103,6 +103,12 @@ def test_weight_zero_drops_the_term(term):
     assert owner == "" or names(model, owner) == []
 
 
+def test_hm4sr_plus_leaves_pcl_out_and_a_weight_brings_it_back():
+    batch = histories(LENGTHS)
+    assert list(small_model("hm4sr-plus").losses(batch)) == ["main", "cp", "idcl"]
+    assert list(small_model("hm4sr-plus", pcl_weight=1.0).losses(batch)) == TERMS
+
+
 @pytest.mark.parametrize("term", ["cp", "idcl", "pcl"])
 def test_terms_come_weighted(term):
     batch = histories(LENGTHS)
