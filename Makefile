@@ -39,7 +39,7 @@ coverage: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --cov --cov-report=
 	$(BIN)/python -m tools.coverage --lines 90 --branches 80
 
-# Small changes to metrics, splits and losses: how many of them a test notices. About ten minutes.
+# Small changes to metrics, splits and losses: how many of them a test notices. About fifteen minutes.
 mutate: install
 	rm -rf mutants
 	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
