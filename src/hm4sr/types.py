@@ -78,6 +78,7 @@ class Catalog:
         clock: time range of the training events.
         max_length: longest sequence (L) a model will be given.
         counts: training events of each item; None where nobody needs them.
+        target_counts: how often each item is a training target, which a user's first event is not.
         histories: the train part of all histories; None where nobody needs it.
     """
 
@@ -88,6 +89,7 @@ class Catalog:
     clock: Clock = field(default_factory=Clock)
     max_length: int = 50
     counts: Int[Tensor, "V"] | None = None
+    target_counts: Int[Tensor, "V"] | None = None
     histories: Histories | None = None
 
     @property

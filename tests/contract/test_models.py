@@ -141,11 +141,12 @@ def test_the_blocks_of_modalities_tile_a_vector(name):
 def test_items_that_come_after_training_stand_in_histories_and_change_no_other_score(name):
     model, batch = small_model(name).eval(), training_batch(name)
     with torch.no_grad():
-        vectors = model.new_item_vectors(dict(small_catalog(num_items=3, seed=5).features))
+        features = dict(small_catalog(num_items=3, seed=5).features)
+        vectors = model.new_item_vectors(features)
         if vectors is None:
             pytest.skip("this model judges only items it was trained on")
         before = model.scores(batch, model.fix_items())
-        model.append_items(vectors[1:])
+        model.append_items(vectors, features)
         longer = torch.cat([model.item_vectors(), vectors[1:]])
         after = model.scores(batch, longer)
         new = replace(batch, items=torch.where(batch.items == batch.items[0, 0], 43, batch.items))
@@ -273,8 +274,21 @@ def test_a_model_of_features_says_so_where_there_are_none(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_step_on_a_sample_takes_a_catalogue_as_small_as_a_history_is_long(name):
+    small = small_catalog(num_items=11)  # as many rows as there are positions
+    catalog = dataclasses.replace(small, max_length=12, target_counts=torch.arange(12))
+    model, batch = small_model(name, catalog), training_batch(name, [3, 2])
+    batch = dataclasses.replace(batch, items=batch.items % 11, targets=batch.targets % 11)
+    model.negatives = 5
+    optimizer = Optimizer(model.train(), 0.01, 0.0, sparse=True)
+    terms = model.losses(batch)
+    optimizer.step(torch.stack(list(terms.values())).sum())
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_on_a_sample_moves_the_batchs_items_and_not_all(name):
-    catalog = dataclasses.replace(small_catalog(), counts=torch.arange(41))
+    catalog = dataclasses.replace(small_catalog(), target_counts=torch.arange(41))
     model, batch = small_model(name, catalog), training_batch(name, [3, 2])
     model.negatives = 5
     optimizer = Optimizer(model.train(), 0.01, 0.0, sparse=True)

@@ -39,7 +39,7 @@ STEPS = 3
 def prepared(case: str) -> tuple[SeqRecModel, Optimizer]:
     name, settings = CASES[case]
     model = small_model(
-        name, replace(small_catalog(), counts=torch.arange(41)), **without_noise(name), **settings
+        name, replace(small_catalog(), target_counts=torch.arange(41)), **without_noise(name), **settings
     )
     model.train()
     alike(model)

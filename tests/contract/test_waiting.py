@@ -69,7 +69,7 @@ def prepared(name: str) -> SeqBatch:
 
 
 def reads_of_a_step(name: str, negatives: int = 0) -> set[str]:
-    catalog = replace(small_catalog(), counts=torch.arange(41))
+    catalog = replace(small_catalog(), target_counts=torch.arange(41))
     model = small_model(name, catalog).train()
     model.negatives = negatives
     optimizer = Optimizer(model, 1e-3, 0.0, sparse=negatives > 0, average=0.0 if negatives else 0.9)
@@ -99,7 +99,7 @@ def test_a_step_mixes_no_devices(name, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: off)
     for draw in ("rand", "randn", "randint"):
         monkeypatch.setattr(torch, draw, without_generator(getattr(torch, draw)))
-    catalog = replace(small_catalog(), counts=torch.arange(41))
+    catalog = replace(small_catalog(), target_counts=torch.arange(41))
     with torch.device("meta"):
         model = small_model(name, catalog).train()
     terms = model.losses(prepared(name).to(torch.device("meta")))

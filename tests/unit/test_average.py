@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from contract.catalogs import histories, small_catalog, small_model
+from hm4sr.errors import StoppedError
 from hm4sr.nn.projection import FeatureProjection
 from hm4sr.training.average import WeightAverage
+from hm4sr.training.checkpoint import Progress, States, saved_states, where_saved
 from hm4sr.training.optimizer import Optimizer
 from hm4sr.training.settings import TrainConfig
+from hm4sr.training.stopping import StopSignals
 
 
 def train_a_little(optimizer: Optimizer, model, steps: int) -> None:
@@ -43,6 +46,41 @@ def test_training_goes_on_from_its_own_weights():
             assert not torch.equal(other.items.weight, before)
         assert torch.equal(other.items.weight, before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_no_state_is_saved_with_averages_half_in_place(tmp_path, monkeypatch):
+    model = small_model("sasrec")
+    optimizer = Optimizer(model, 1e-2, 0.0, False, 0.99)
+    train_a_little(optimizer, model, 2)
+    states = States(tmp_path, 1, model, optimizer, StopSignals(active=False))
+    progress = Progress(epoch=1)
+
+    def stopped_in(swap: int) -> None:
+        swaps = []
+        whole = WeightAverage._swap
+
+        def swapped(average: WeightAverage) -> None:
+            swaps.append(average)
+            if len(swaps) == swap:
+                raise StoppedError
+            whole(average)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(WeightAverage, "_swap", swapped)
+            with states.saved_if_stopped(progress, {}), optimizer.averaged():
+                raise StoppedError
+
+    for swap in (1, 2):
+        assert optimizer.whole
+        with pytest.raises(StoppedError):
+            stopped_in(swap)
+        assert not optimizer.whole
+        assert saved_states(tmp_path) == []
+        optimizer._average.in_place = False
+    with pytest.raises(StoppedError):
+        stopped_in(0)
+    assert [path.name for path in saved_states(tmp_path)] == ["epoch-00001"]
+    assert where_saved(tmp_path) == "after epoch 1"
 
 
 def test_an_average_is_part_of_the_state():

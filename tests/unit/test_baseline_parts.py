@@ -240,6 +240,14 @@ def test_frequency_attention_follows_the_transforms(training, silent):
         torch.testing.assert_close(few, expected[[0, 2], :5], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("max_length", [1, 4, 10])
+def test_short_histories_have_as_many_lags_as_events(max_length):
+    model = small_model("fearec", small_catalog(max_length=max_length), lag_factor=5.0)
+    batch = histories([1, max_length], parallel=False)
+    assert model.train().losses(batch)["main"].isfinite()
+    assert model.eval().last_hidden(batch).isfinite().all()
+
+
 def test_presets_of_fearec():
     assert small_model("fearec", preset="recbole").config.contrast == "none"
     assert small_model("fearec", preset="recbole", contrast="su").config.contrast == "su"

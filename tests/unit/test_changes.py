@@ -85,6 +85,7 @@ def test_fewer_users_are_learned_from_and_all_are_judged(dataset):
     assert few.report["test"] != all_users.report["test"]
     log = learned_events(dataset.events, changed(dataset, train_users=0.3).data)
     assert few.model.catalog.counts.tolist() == log.train_counts(dataset.num_items).tolist()
+    assert few.model.catalog.target_counts.tolist() == log.target_counts(dataset.num_items).tolist()
     assert few.model.catalog.clock == log.clock()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from contract.catalogs import SPRING, histories, small_catalog, small_model, widened
+from contract.catalogs import SPRING, batch_of, histories, small_catalog, small_model, widened
 from hm4sr.config import Config
 from hm4sr.errors import UserError
 from hm4sr.models.hm4sr import HM4SR, HM4SRConfig
@@ -753,6 +753,27 @@ def test_a_new_item_has_the_mean_id_vector_and_its_own_modalities(missing):
         else:
             expected = trained[1:, blocks[name]].mean(0)
         torch.testing.assert_close(absent, expected.detach().expand_as(absent))
+
+
+def test_gates_that_know_what_an_item_lacks_know_it_of_new_items():
+    model = build(aware_gates=True).eval()
+    model.interactive.missing_shift.data.normal_(generator=torch.Generator().manual_seed(2))
+    features = dict(small_catalog(num_items=7, seed=5).features)
+    with torch.no_grad():
+        model.fix_items()
+        vectors = model.new_item_vectors(features)
+        model.append_items(vectors, features)
+        items = torch.tensor([[41, 42]])  # the first lacks a picture, the second one its text
+        batch = batch_of(torch.cat([items, items[:, :1]], 1), torch.full((1, 2), SPRING), torch.tensor([2]))
+        gates = model.gates(batch)["interactive text"][0]
+        assert [[not features[name].present[row] for name in ("image", "text")] for row in (1, 2)] == [
+            [True, False],
+            [False, True],
+        ]
+        model.interactive.missing_shift.data.zero_()
+        unaware = model.gates(batch)["interactive text"][0]
+    assert not torch.allclose(gates[0], unaware[0])
+    assert not torch.allclose(gates[1], unaware[1])
 
 
 def test_a_model_on_ids_alone_knows_nothing_of_new_items():

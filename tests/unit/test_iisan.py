@@ -43,6 +43,13 @@ def levels_of(items: int) -> list[Tensor]:
     return [torch.randn(1 if level == 0 else items, WIDTH) for level in range(LEVELS)]
 
 
+def test_queries_keys_and_values_begin_as_three_maps_of_their_own():
+    model = build(dim=64)
+    weight = model.encoder.layers[0].attention.query_key_value.weight.detach()
+    for part in weight.chunk(3):
+        assert float(part.std()) == pytest.approx((2 / (64 + 64)) ** 0.5, rel=0.05)
+
+
 def test_the_tower_of_a_modality_gates_each_level_into_its_state():
     tower = IntraModalTower(WIDTH, INNER, LEVELS, torch.Generator())
     assert torch.equal(tower.mixture(), torch.full((LEVELS,), 0.5))

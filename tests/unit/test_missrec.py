@@ -236,7 +236,7 @@ def test_the_loss_and_its_gradient_are_those_of_all_logits_whatever_the_chunk(mo
 
 
 def test_a_sampled_loss_with_many_draws_is_the_full_one():
-    catalog = replace(small_catalog(), counts=torch.arange(41))
+    catalog = replace(small_catalog(), target_counts=torch.arange(41))
     model, batch = build(catalog=catalog).eval(), histories([9, 1, 2, 5], parallel=False)
     model.phi.data.fill_(1.5)
     full = float(model.losses(batch)["main"].detach())

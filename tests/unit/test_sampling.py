@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hm4sr.models import get_model
 from hm4sr.models.sasrec import SASRec
 from hm4sr.nn.sampling import sample_items
 from hm4sr.training.optimizer import Optimizer
@@ -26,8 +27,7 @@ def batch_of(items: list[list[int]], targets: list[list[int]]) -> SeqBatch:
 
 @pytest.fixture
 def catalog() -> Catalog:
-    counts = torch.arange(V)
-    return Catalog(num_items=V - 1, counts=counts, max_length=4)
+    return Catalog(num_items=V - 1, target_counts=torch.arange(V), max_length=4)
 
 
 @pytest.fixture
@@ -66,12 +66,26 @@ def test_many_draws_approach_the_full_softmax(catalog: Catalog, batch: SeqBatch)
         assert float(model.losses(batch)["main"]) == pytest.approx(full, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["hm4sr", "hm4sr-plus"])
+def test_padding_is_a_class_of_the_sampled_softmax_where_it_is_one_of_the_full(
+    name: str, catalog: Catalog, batch: SeqBatch
+) -> None:
+    config = get_model(name).Config(dim=8, heads=2, score_padding=True)
+    model = get_model(name)(config, catalog, torch.Generator().manual_seed(1)).eval()
+    with torch.no_grad():
+        full = float(model.losses(batch)["main"])
+        model.negatives = 2_000
+        assert float(model.losses(batch)["main"]) == pytest.approx(full, rel=1e-3)
+        model.config = config.model_copy(update={"score_padding": False})
+        assert float(model.losses(batch)["main"]) != pytest.approx(full, rel=1e-3)
+
+
 def test_the_estimate_of_the_normaliser_is_unbiased(catalog: Catalog) -> None:
     rng = torch.Generator().manual_seed(5)
     gains = torch.rand(V, generator=rng) + 0.5
     estimates = []
     for _ in range(4_000):
-        targets = torch.multinomial(catalog.counts.float(), 8, replacement=True, generator=rng)
+        targets = torch.multinomial(catalog.target_counts.float(), 8, replacement=True, generator=rng)
         rows, view = sample_items(batch_of([[1] * 8], [targets.tolist()]), catalog, 6, rng)
         seen = view(rows[:, None].float())
         estimates.append(float((gains[rows] * seen.log_weights.exp()).sum()))

@@ -104,7 +104,7 @@ def plus(**settings: object) -> torch.nn.Module:
     config = get_model("hm4sr-plus").Config(dim=16, inner=32, dropout=0.1, attention_dropout=0.1, **settings)
     log = log_of(HISTORIES)
     counts = torch.bincount(torch.from_numpy(log.items.astype(np.int64)), minlength=NUM_ITEMS + 1)
-    catalog = Catalog(NUM_ITEMS, clock=Clock(0, 86_400 * 12, 86_400), max_length=4, counts=counts)
+    catalog = Catalog(NUM_ITEMS, clock=Clock(0, 86_400 * 12, 86_400), max_length=4, target_counts=counts)
     return get_model("hm4sr-plus")(config, catalog, torch.Generator().manual_seed(1))
 
 

@@ -160,6 +160,11 @@ def test_a_run_on_a_global_split_ranks_every_target_that_has_a_history(make, tmp
 def test_what_a_data_set_says_about_training_uses_the_train_part_alone(make):
     data = make(ROWS, **GLOBAL, cold_users="keep", cold_items="keep")
     assert data.events.train_counts(data.num_items).tolist() == [0, 2, 2, 0]
+    mask, first = data.events.train_mask(), data.events.starts[:-1]
+    targets = [event for event in np.flatnonzero(mask) if event not in first]
+    assert targets
+    expected = np.bincount(data.events.items[targets], minlength=data.num_items + 1)
+    assert data.events.target_counts(data.num_items).tolist() == expected.tolist()
     clock = data.events.clock()
     assert (clock.first, clock.last, clock.largest_gap) == (START, START + 3 * DAY, DAY)
     assert data.events.train_mask().tolist() == [True, True, False, False, True, True, False, False, False]

@@ -130,6 +130,12 @@ class EventLog:
             counts += np.bincount(part[train], minlength=num_items + 1)
         return counts
 
+    def target_counts(self, num_items: int) -> NDArray[np.int64]:
+        """Training targets of each item row: its training events that are nobody's first."""
+        first, end = self.bounds("train")
+        opening = self.items[first[end > first]]
+        return self.train_counts(num_items) - np.bincount(opening, minlength=num_items + 1)
+
     def largest_gap(self) -> int:
         """Most seconds between two neighbouring training events of a user."""
         follows = self.train_mask()

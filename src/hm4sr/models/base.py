@@ -88,6 +88,7 @@ class SeqRecModel(nn.Module):
     score_tables: ClassVar[int] = 1
     reads_histories: ClassVar[bool] = False
     epoch_buffers: ClassVar[tuple[str, ...]] = ()
+    item_tables: ClassVar[tuple[str, ...]] = ("items",)
     items: nn.Embedding
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
@@ -201,6 +202,8 @@ class SeqRecModel(nn.Module):
                 hidden, view.vectors, view.bounds, view.targets, dtype, score_padding, "targets", raised, by
             )
         weights = view.log_weights
+        if weights is not None and score_padding:  # row 0 was drawn by nobody, and stands for itself
+            weights = torch.cat([weights.new_zeros(1), weights[1:]])
         return softmax_loss(
             hidden, view.vectors, view.targets, dtype, score_padding, weights, "targets", raised, by
         )
@@ -266,9 +269,14 @@ class SeqRecModel(nn.Module):
         """
         return None
 
-    def append_items(self, vectors: Float[Tensor, "U Q"]) -> None:
-        """Put further items behind the fixed ones, for serving alone: the weights stay as they are."""
-        self._fixed_items = torch.cat([self.items_now(), vectors])
+    def append_items(self, vectors: Float[Tensor, "U Q"], features: Mapping[str, ItemFeatures]) -> None:
+        """Put further items behind the fixed ones, for serving alone: the weights stay as they are.
+
+        Args:
+            vectors: what `new_item_vectors` gave; row 0, padding, is left out.
+            features: what they were made of.
+        """
+        self._fixed_items = torch.cat([self.items_now(), vectors[1:]])
 
     def seen_bias(self) -> float:
         """What is added to the score of every item that stands in the history; nothing by default."""

@@ -109,7 +109,7 @@ class FEARec(SeqRecModel):
         self.positions = embedding(length, c.dim, rng)
         self.norm = nn.LayerNorm(c.dim, LAYER_NORM_EPS)
         self.dropout = Dropout(c.dropout, rng)
-        num_lags = max(1, int(c.lag_factor * math.log(length)))
+        num_lags = min(length, max(1, int(c.lag_factor * math.log(length))))
         layers = []
         for layer in range(c.layers):
             band = frequency_band(layer, c.layers, c.band_ratio, length // 2 + 1)

@@ -75,7 +75,8 @@ class HM4SRConfig(TransformerConfig):
     placeholder_share: float = Field(0.3, ge=0, le=1)
     """beta: share of the positions that a placeholder replaces."""
     replace_at_least_one: bool = True
-    """Replace one position even where beta times the length is below one (from length 2 on)."""
+    """Replace one position even where beta times the length is below one (from length 2 on). It is a position
+    of the whole row: in a pass over all positions the shortest prefixes of a row may have none."""
     exclude_false_negatives: bool = True
     """Leave rows of the same target out of the contrastive sums; otherwise each adds exp(0)."""
     score_padding: bool = False
@@ -155,6 +156,7 @@ class HM4SR(SeqRecModel):
             self.category_head = linear(width, catalog.num_categories, rng, std=None)
             self.register_buffer("categories", catalog.categories.to(torch.empty(0).device), persistent=False)
         self._found_in_items: Tensor | None = None
+        self._lacking: Tensor | None = None  # of new items as well, once there are some
         self.placeholders = None
         if c.pcl_weight and self.time is not None and num_modalities > 1:
             self.placeholders = nn.ModuleDict(
@@ -182,6 +184,12 @@ class HM4SR(SeqRecModel):
             projected.append(projection.new(features[name], self.config.learn_missing))
         x_id = self.items.weight[1:].mean(0)
         return torch.cat([x_id.expand(len(projected[0]), -1), *projected], dim=1)
+
+    def append_items(self, vectors: Float[Tensor, "U Q"], features: Mapping[str, ItemFeatures]) -> None:
+        """See the base; the interactive gates may want to know what the new items lack."""
+        super().append_items(vectors, features)
+        lacking = torch.stack([~features[name].present[1:] for name in self.modalities[1:]], dim=-1)
+        self._lacking = torch.cat([self._what_items_lack(), lacking.to(vectors.device)])
 
     def blocks(self) -> dict[str, slice]:
         """The vectors of the modalities stand side by side (eq. 19)."""
@@ -276,8 +284,13 @@ class HM4SR(SeqRecModel):
         """Which modalities beside the ID each event's item lacks, where the gates want to know."""
         if self.interactive is None or self.interactive.missing_shift is None:
             return None
-        parts = [self.projections[name].get_buffer("missing")[batch.items] for name in self.modalities[1:]]
-        return torch.stack(parts, dim=-1)
+        return self._what_items_lack()[batch.items]
+
+    def _what_items_lack(self) -> Bool[Tensor, "V _"]:
+        if self._lacking is not None:
+            return self._lacking
+        lacking = [self.projections[name].get_buffer("missing") for name in self.modalities[1:]]
+        return torch.stack(lacking, dim=-1)
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Main loss, CP, IDCL and PCL (eq. 20-27), weighted."""

@@ -43,7 +43,7 @@ class IISAN(ItemStateModel):
 
     `loss = "in-batch"` computes only the items of the batch, corrects their scores by the logarithm of their
     popularity, and takes no item of a user's own history as a negative, as published; a step then costs a
-    tenth. Beside the original: one learning rate for all parts; an item that lacks a modality has a learned
+    quarter. Beside the original: one learning rate for all parts; an item that lacks a modality has a learned
     vector for that tower, and none of its share in the common one.
     """
 
@@ -87,9 +87,11 @@ class IISAN(ItemStateModel):
             bias=False,
             activation=F.relu,
         )
-        for weight in self.encoder.parameters():
+        for name, weight in self.encoder.named_parameters():
             if weight.ndim == 2 and not weight.is_meta:
-                nn.init.xavier_normal_(weight, generator=rng)
+                maps = 3 if "query_key_value" in name else 1  # three maps that lie in one matrix
+                for part in weight.data.chunk(maps):
+                    nn.init.xavier_normal_(part, generator=rng)
 
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
         """Item vectors from the stored states."""

@@ -75,6 +75,7 @@ class M3SRec(CosineModel):
     """
 
     Config = M3SRecConfig
+    item_tables = ("ids",)
     multimodal = True
     present: Tensor
 

@@ -74,14 +74,15 @@ class TedRec(CosineModel):
     Config = TedRecConfig
     parallel = False
     multimodal = True
+    blank: Tensor
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
         c = config
         require_features(catalog, self.name)
         self.items = embedding(catalog.num_rows, c.dim, rng, padding=True)
-        if not self.items.weight.is_meta:
-            self.items.weight.data[0].normal_(0.0, 0.02, generator=rng)
+        blank = torch.empty(c.dim)
+        self.register_buffer("blank", blank if blank.is_meta else blank.normal_(0.0, 0.02, generator=rng))
         self.positions = embedding(catalog.max_length, c.dim, rng)
         self.adaptors = make_adaptors(EventExperts, c, catalog, rng, catalog.max_length)
         self.fusion = SpectralFusion(catalog.max_length, c.dim, rng)
@@ -105,8 +106,8 @@ class TedRec(CosineModel):
         """Fuse at full length; the causal Transformer needs no more than the events that are there."""
         L, P = states.shape[1], self.catalog.max_length
         items = F.pad(batch.items, (0, P - L))
-        padding = self.items.weight[0].detach().expand(len(states), P - L, -1)
-        ids = torch.cat([states, padding.to(states.dtype)], dim=1)
+        ids = F.pad(states, (0, 0, 0, P - L))
+        ids = torch.where((items > 0)[..., None], ids, self.blank.to(ids.dtype))
         texts = torch.stack([adaptor(self.matmul_dtype, items) for adaptor in self.adaptors.values()]).sum(0)
         if self.config.zero_pad:
             real = (items > 0)[..., None]

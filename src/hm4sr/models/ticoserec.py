@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hm4sr.models.base import TransformerConfig, register
 from hm4sr.models.sasrec import SASRec
-from hm4sr.nn.histories import TargetIndex, item_neighbours, regular_users, vector_neighbours
+from hm4sr.nn.histories import item_neighbours, regular_users, vector_neighbours
 from hm4sr.nn.losses import nt_xent
 from hm4sr.nn.time_views import TimedRows, crop, insert, mask, reorder, substitute, widened
 from hm4sr.types import Catalog, SeqBatch
@@ -78,9 +78,8 @@ class TiCoSeRec(SASRec):
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
-        self.index, regular = None, torch.zeros(0, dtype=torch.bool)
+        regular = torch.zeros(0, dtype=torch.bool)
         if catalog.histories is not None:
-            self.index = TargetIndex(catalog.histories)
             regular = regular_users(catalog.histories, config.regular_share, rng)
         self.register_buffer("regular", regular.to(torch.empty(0).device), persistent=False)
         neighbours = torch.zeros(catalog.num_rows, dtype=torch.int64)
@@ -163,9 +162,7 @@ class TiCoSeRec(SASRec):
         """When the event after each one was; of the last one that is when its target was."""
         at_end = (batch.lengths - 1)[:, None]
         last = batch.times.gather(1, at_end)[:, 0]
-        after = last
-        if self.index is not None:
-            after = self.index.times_of(batch.targets.gather(1, at_end)[:, 0], batch.users, last)
+        after = last if batch.asked is None else batch.asked.gather(1, at_end)[:, 0]
         following = torch.cat([batch.times[:, 1:], last[:, None]], dim=1)
         return following.scatter(1, at_end, torch.maximum(after, last)[:, None])
 

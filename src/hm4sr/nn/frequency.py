@@ -31,9 +31,9 @@ def band_filter(low: int, high: int, length: int) -> Float[Tensor, "T T"]:
     frequency = torch.arange(low, high)
     weight = torch.where((frequency == 0) | (2 * frequency == length), 1.0, 2.0)
     time = torch.arange(length)
-    apart = time[:, None] - time
-    waves = torch.cos(2 * math.pi * ((apart[..., None] * frequency) % length) / length)
-    return (waves * weight).sum(-1) / length
+    waves = torch.cos(2 * math.pi * ((time[:, None] * frequency) % length) / length)
+    by_distance = (waves * weight).sum(-1) / length
+    return by_distance[(time[:, None] - time) % length]
 
 
 def circular_correlation(

@@ -17,7 +17,6 @@ class TargetIndex(nn.Module):
     """
 
     items: Tensor
-    times: Tensor
     first: Tensor
     order: Tensor
     keys: Tensor
@@ -33,7 +32,6 @@ class TargetIndex(nn.Module):
         order = keys.argsort(stable=True)
         data = {
             "items": histories.items.long(),
-            "times": histories.times,
             "first": first,
             "order": targets[order],
             "keys": keys[order],
@@ -43,15 +41,6 @@ class TargetIndex(nn.Module):
 
     def _key(self, items: Tensor, users: Tensor) -> Tensor:
         return items * self.num_users + users
-
-    def times_of(
-        self, items: Int[Tensor, "N"], users: Int[Tensor, "N"], otherwise: Int[Tensor, "N"]
-    ) -> Int[Tensor, "N"]:
-        """When a user's target was this item (the first time), or `otherwise`."""
-        keys = self._key(items, users)
-        place = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
-        found = (self.keys[place] == keys) & (users >= 0)
-        return torch.where(found, self.times[self.order[place]], otherwise)
 
     def others(
         self, items: Int[Tensor, "N"], users: Int[Tensor, "N"], rng: torch.Generator

@@ -43,7 +43,7 @@ class QuestionTime(nn.Module):
         Args:
             hidden: vectors of histories.
             newest: moment of each history's newest event, in seconds since 1970.
-            asked: moment of the question; one before the newest event counts as that.
+            asked: moment of the question; the gap to a newest event that comes after it counts as none.
         """
         gap = self.gap(torch.stack([newest, asked], dim=-1).flatten(0, -2))[:, 1]
         moment = self.moment(asked.clamp(self.first, self.last).flatten()[:, None])[:, 0]

@@ -73,15 +73,15 @@ def sample_items(
 
     Args:
         batch: its targets are learned.
-        catalog: its `counts` say how often each item is a target.
+        catalog: its `target_counts` say how often each item is one.
         negatives: uniform draws (S).
         rng: source of the draws.
 
     Returns:
         the item numbers, ascending from 0 (padding), and what makes a view of their vectors.
     """
-    if catalog.counts is None:
-        raise ValueError("sampling needs the catalogue's training counts")
+    if catalog.target_counts is None:
+        raise ValueError("sampling needs the catalogue's counts of targets")
     device = batch.items.device
     own = batch.at_targets(batch.targets)
     # Each rank draws its part of the sample; targets and sample are then the same for all.
@@ -94,7 +94,7 @@ def sample_items(
     rows, place = torch.unique(everything, return_inverse=True)
     in_softmax = torch.zeros(len(rows), dtype=torch.bool, device=device)
     in_softmax[place[len(history) :]] = True
-    counts = catalog.counts.to(device)
+    counts = catalog.target_counts.to(device)
     share = counts[rows] / counts.sum()
     expected = len(targets) * share + negatives / catalog.num_items
     log_weights = -torch.log(-torch.expm1(-expected)).float()

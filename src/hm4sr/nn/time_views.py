@@ -61,7 +61,7 @@ def crop(rows: TimedRows, rate: float, rng: torch.Generator) -> Int[Tensor, "B L
     size = rows.count(rate)
     draws = torch.rand(len(size), generator=rng, device=size.device)
     tiny = size <= 2
-    start = torch.where(tiny, (draws * (rows.lengths - size)).long(), most_even_window(rows, size))
+    start = torch.where(tiny, (draws * rows.lengths).long(), most_even_window(rows, size))
     size = torch.where(tiny, 1, size)
     index = (start[:, None] + rows.position).clamp_max(rows.items.shape[1] - 1)
     return torch.where(rows.position < size[:, None], rows.items.gather(1, index), 0)

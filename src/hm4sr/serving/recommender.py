@@ -160,11 +160,12 @@ class Recommender(BaseRecommender):
             if not widths or not isinstance(ranker, DotProductRanker):
                 raise self._knows_trained_items_alone()
             sources = FeatureSources(vectors or {}, encoders or {}, image_root)
-            found = self.model.new_item_vectors(new_features(table, self.dataset, widths, sources))
+            features = new_features(table, self.dataset, widths, sources)
+            found = self.model.new_item_vectors(features)
             if found is None:
                 raise self._knows_trained_items_alone()
             longer = Served(served.shelf.extended(table), ranker.extended(found[1:].cpu().numpy()))
-            self.model.append_items(found[1:])
+            self.model.append_items(found, features)
             self.served = longer
 
     def _knows_trained_items_alone(self) -> UserError:

@@ -14,11 +14,15 @@ class WeightAverage:
 
     With strong dropout and a constant step size the weights wander around a good place; their average is
     nearer to it. Over the first steps the average forgets faster, so that it is not held back by the start.
+
+    Attributes:
+        in_place: whether the model has averaged weights, or some of them: no state to be saved.
     """
 
     def __init__(self, model: SeqRecModel, decay: float):
         self.decay = decay
         self.steps = 0
+        self.in_place = False
         self._weights: list[Tensor] = [
             parameter for parameter in model.parameters() if parameter.requires_grad
         ]
@@ -34,11 +38,13 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within this context the model has the averaged weights."""
+        self.in_place = True  # and still, should the swap back be interrupted
         self._swap()
         try:
             yield
         finally:
             self._swap()
+            self.in_place = False
 
     @torch.no_grad()
     def _swap(self) -> None:

@@ -29,6 +29,7 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
         clock=log.clock(),
         max_length=experiment.data.max_length,
         counts=torch.from_numpy(popularity(log, dataset.num_items)),
+        target_counts=torch.from_numpy(log.target_counts(dataset.num_items)),
         histories=_training_histories(log) if experiment.model_class.reads_histories else None,
     )
 

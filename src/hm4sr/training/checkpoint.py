@@ -127,11 +127,14 @@ class States:
 
     @contextmanager
     def saved_if_stopped(self, progress: Progress, best: dict[str, Tensor]) -> Iterator[None]:
-        """Save the state when what is done within this context is interrupted; it must not move weights."""
+        """Save the state when what is done within this context is interrupted; it must not move weights.
+
+        A second signal may come while averaged weights are put in place or taken away; nothing is saved then.
+        """
         try:
             yield
         except KeyboardInterrupt as error:
-            if not self._within:
+            if not self._within or not self._optimizer.whole:  # the state before is whole
                 raise
             self.save(progress, best)
             signum = error.signum if isinstance(error, StoppedError) else StoppedError().signum
@@ -238,6 +241,12 @@ class States:
 def saved_states(folder: Path) -> list[Path]:
     """Whole states, oldest first."""
     return sorted(path for path in folder.glob("epoch-*") if (path / NAME).is_file())
+
+
+def where_saved(folder: Path) -> str:
+    """Where the newest state stands, in words; nothing where there is none."""
+    states = saved_states(folder)
+    return Progress.of(read_json(states[-1] / "progress.json")).where() if states else ""
 
 
 def newest_whole(folder: Path) -> Path:

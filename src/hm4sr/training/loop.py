@@ -106,8 +106,12 @@ def build_model(
         for module in model.modules():
             if isinstance(module, Dropout):
                 module.rng = model.rng
-        if model.catalog.counts is not None:
-            model.catalog = replace(model.catalog, counts=model.catalog.counts.to(device))
+        counts = {
+            name: found.to(device)
+            for name in ("counts", "target_counts")
+            if (found := getattr(model.catalog, name)) is not None
+        }
+        model.catalog = replace(model.catalog, **counts)
     return model.to(device)
 
 

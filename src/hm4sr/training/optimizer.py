@@ -58,6 +58,11 @@ class Optimizer:
         """A context in which the model has the averaged weights, if an average is kept."""
         return nullcontext() if self._average is None else self._average.applied()
 
+    @property
+    def whole(self) -> bool:
+        """Whether weights and averages are where they belong, so that they can be saved."""
+        return self._average is None or not self._average.in_place
+
     def step(self, loss: Tensor | None) -> None:
         """Move the parameters against the gradient of a loss, and of those of the other processes.
 
@@ -111,6 +116,6 @@ class Optimizer:
 
 
 def _item_tables(model: SeqRecModel) -> Iterator[nn.Embedding]:
-    for module in model.modules():
-        if isinstance(module, nn.Embedding) and module.num_embeddings == model.catalog.num_rows:
-            yield module
+    for name in model.item_tables:
+        if isinstance(table := getattr(model, name, None), nn.Embedding):
+            yield table

@@ -39,7 +39,7 @@ from hm4sr.manifest import NAME, check_format, read_manifest, verify_listed, wri
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.ranks import anywhere, current
 from hm4sr.runtime import choose_device, choose_precision, describe_machine
-from hm4sr.training.checkpoint import save_model, saved_states
+from hm4sr.training.checkpoint import save_model, saved_states, where_saved
 from hm4sr.training.loop import TrainedModel, build_model, train
 from hm4sr.training.parallel import from_first, local_device
 from hm4sr.training.settings import Experiment
@@ -123,7 +123,7 @@ def train_run(
         try:
             trained = train(experiment, dataset, state, resume, on_epoch)
         except StoppedError as error:
-            raise StoppedError(error.signum, _how_to_go_on(error.where)) from error
+            raise StoppedError(error.signum, _how_to_go_on(error.where or where_saved(state))) from error
         with writing(path, "make room there or mend the rights; go on with the same command and --resume"):
             _save(path, trained, dataset, experiment)
         shutil.rmtree(state, ignore_errors=True)
@@ -132,10 +132,11 @@ def train_run(
 
 def _how_to_go_on(where: str) -> str:
     """The sentence that a run which was told to stop ends with."""
-    kept = f"stopped {where or 'after the last epoch'}, and the state is saved"
     if current().size > 1:
-        kept = "stopped; whole epochs are kept"
-    return f"{kept}: go on with the same command and --resume."
+        return "stopped; whole epochs are kept: go on with the same command and --resume."
+    if not where:
+        return "stopped before a state was saved: the same command begins again."
+    return f"stopped, and the state {where} is saved: go on with the same command and --resume."
 
 
 def _check_replaceable(path: Path, force: bool) -> None:
