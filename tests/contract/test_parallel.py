@@ -86,7 +86,8 @@ def gradients(case: str) -> dict[str, Tensor]:
     ranks = current()
     batch = histories(LENGTHS, parallel=get_model(name).parallel and settings.get("training") != "cloze")
     batch = without_first_targets(batch)
-    catalog = replace(small_catalog(), target_counts=torch.arange(41))
+    counts = torch.arange(41)
+    catalog = replace(small_catalog(), counts=counts, target_counts=counts)
     if case.startswith("one modality"):
         catalog = lopsided(catalog, batch)
     model = small_model(name, catalog, **without_noise(name), **settings).train()
