@@ -74,6 +74,7 @@ class SeqRecModel(nn.Module):
         reads_histories: whether it reads the catalogue's training histories; they are left out otherwise.
         epoch_buffers: buffers that `start_epoch` fills and that are not saved with the weights; a state
             within an epoch holds them.
+        item_tables: attributes whose rows are items; a sampled softmax moves those alone that it looked at.
         matmul_dtype: number format of the large matrix products in training; the trainer sets it.
         negatives: items drawn for the softmax of a step, beside the batch's own; 0 takes the whole catalogue.
         bounds: where the item table is sharded, rank r keeps the rows bounds[r]..bounds[r + 1]; else None.
