@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +33,8 @@ ITEMS = [  # id, title, brand, category, picture
 
 @pytest.fixture
 def make(tmp_path):
-    def prepared(rows: list[tuple[str, str, int]], **rules: object) -> Dataset:
-        """Rows of user, item and second since `START`."""
+    def prepared(rows: list[tuple[str, str, int]], items: Sequence[str] = (), **rules: object) -> Dataset:
+        """Rows of user, item and second since `START`; `items` beside those above."""
         log = pl.DataFrame(
             [(user, item, START + second) for user, item, second in rows],
             schema=["user_id", "item_id", "timestamp"],
@@ -41,7 +42,8 @@ def make(tmp_path):
         )
         log.write_csv(tmp_path / "log.csv")
         columns = ["item_id", "title", "brand", "category", "image_path"]
-        pl.DataFrame(ITEMS, schema=columns, orient="row").write_csv(tmp_path / "items.csv")
+        catalogue = [*ITEMS, *((item, None, None, None, None) for item in items)]
+        pl.DataFrame(catalogue, schema=columns, orient="row").write_csv(tmp_path / "items.csv")
         Image.effect_noise((20, 20), 80).save(tmp_path / "a.png")
         config = PrepareConfig.parse({"min_user_events": 1, "min_item_events": 1, **rules}, "test")
         return prepare(tmp_path / "log.csv", tmp_path / "items.csv", tmp_path / "shop", config, force=True)
@@ -98,6 +100,24 @@ def test_findings(make):
     assert "1 test targets (50.0%) are items without a training event" in notes
     assert "1 users have no test target" in notes
     assert "1980" not in warnings
+
+
+@pytest.mark.parametrize(("ids", "descending"), [("letters", False), ("numbers", False), ("numbers", True)])
+def test_a_file_that_is_sorted_by_item_gives_targets_away(make, ids, descending):
+    names = [f"i{n:03}" if ids == "letters" else str(n) for n in range(5, 15)]  # as words, 10 comes before 9
+    rows = [(f"u{u}", names[(u + 3 * k) % 10], DAY) for u in range(120) for k in range(3)]
+    rows.sort(key=lambda row: names.index(row[1]), reverse=descending)
+    facts = collect(make(rows, items=names))
+    test = facts.parts["test"]
+    assert test.tied == 120
+    assert test.ascending == (0 if descending else 120)
+    which = "smaller" if descending else "greater"
+    assert f"100% of the 120 test targets at the time of the event before have the {which} item id" in texts(
+        facts, "warning"
+    )
+    hashed = collect(make(rows, items=names, ties="hash"))
+    assert 30 < hashed.parts["test"].ascending < 90
+    assert "item id of the two" not in texts(hashed, "warning")
 
 
 def test_clean_data_has_no_findings(make):

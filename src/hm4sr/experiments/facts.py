@@ -50,6 +50,7 @@ class PartFacts:
         first: earliest, in seconds since 1970; None where there are none.
         last: latest.
         tied: events at the same second as the one before of the same user: which is first is a convention.
+        ascending: those of them whose item has the greater id of the two.
         repeated: events whose item the user had before.
         cold: events whose item has no training event.
         newer_in_training: mean share of the training events that are newer than a target of this part.
@@ -60,6 +61,7 @@ class PartFacts:
     first: int | None
     last: int | None
     tied: int
+    ascending: int
     repeated: int
     cold: int
     newer_in_training: float
@@ -139,7 +141,7 @@ def collect(dataset: Dataset) -> Facts:
         num_events=log.num_events,
         rules=dataset.manifest["rules"],
         times=time_facts(log),
-        parts=_parts(log, same, dataset.num_items),
+        parts=_parts(dataset, same),
         lengths=np.diff(log.starts),
         item_events=item_events,
         coverage=coverage,
@@ -222,7 +224,9 @@ def time_facts(log: EventLog) -> Times:
     return Times(first, last, bins, int(days[busiest]), int(counts[busiest]), whole)
 
 
-def _parts(log: EventLog, same: Mask, num_items: int) -> dict[Part, PartFacts]:
+def _parts(dataset: Dataset, same: Mask) -> dict[Part, PartFacts]:
+    log, num_items = dataset.events, dataset.num_items
+    order = _order_of_ids(dataset)
     trained = log.train_counts(num_items) > 0
     repeated = _repeated(log, num_items)
     train_times = np.sort(log.times[log.targets("train")])
@@ -230,18 +234,28 @@ def _parts(log: EventLog, same: Mask, num_items: int) -> dict[Part, PartFacts]:
     for part in PARTS:
         events = log.targets(part)
         times = log.times[events]
+        tied = events[same[events]]
         first, end = log.bounds(part)
         facts[part] = PartFacts(
             events=len(events),
             users=int((end > first).sum()),
             first=int(times.min()) if len(times) else None,
             last=int(times.max()) if len(times) else None,
-            tied=int(same[events].sum()),
+            tied=len(tied),
+            ascending=int((order[log.items[tied]] > order[log.items[tied - 1]]).sum()),
             repeated=int(repeated[events].sum()),
             cold=int((~trained[log.items[events]]).sum()),
             newer_in_training=0.0 if part == "train" else _share_newer(train_times, times),
         )
     return facts
+
+
+def _order_of_ids(dataset: Dataset) -> NDArray[np.int64]:
+    """Place of each item number when items are sorted by id: as numbers, where all ids are."""
+    ids = dataset.items["item_id"]
+    numbers = ids.cast(pl.Int64, strict=False)
+    places = (ids if numbers.null_count() else numbers).rank("dense").to_numpy()
+    return np.concatenate([[0], places]).astype(np.int64)
 
 
 def _share_newer(sorted_times: NDArray[np.int64], moments: NDArray[np.int64]) -> float:

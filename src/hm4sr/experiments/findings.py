@@ -9,6 +9,7 @@ from hm4sr.experiments.facts import Facts, PartFacts
 _YEAR_1980, _YEAR_2100 = 315_532_800, 4_102_444_800
 _DAY = 86_400
 _MANY_TIES = 0.1
+_TELLING, _ENOUGH_TIES = 0.9, 100
 _MANY_REPEATS = 0.01
 _MANY_TWINS = 0.01
 _SPIKE, _SPIKE_DAYS = 0.2, 30
@@ -69,6 +70,15 @@ def _about_ties(facts: Facts) -> list[Finding]:
             f"{_share(test.tied, test)} of the test targets with the event before; their order is {order}."
         )
         found.append(Finding("note", text))
+    test = facts.parts["test"]
+    ascending = test.ascending / max(test.tied, 1)
+    if test.tied >= _ENOUGH_TIES and max(ascending, 1 - ascending) >= _TELLING:
+        which, share = ("greater", ascending) if ascending >= _TELLING else ("smaller", 1 - ascending)
+        text = (
+            f"{share:.0%} of the {test.tied:,} test targets at the time of the event before have the {which} "
+            "item id of the two, so the order of the file tells of the target: --ties hash leaves it to chance."
+        )
+        found.append(Finding("warning", text))
     return found
 
 
