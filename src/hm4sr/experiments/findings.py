@@ -76,7 +76,7 @@ def _about_ties(facts: Facts) -> list[Finding]:
         which, share = ("greater", ascending) if ascending >= _TELLING else ("smaller", 1 - ascending)
         text = (
             f"{share:.0%} of the {test.tied:,} test targets at the time of the event before have the {which} "
-            "item id of the two, so the order of the file tells of the target: --ties hash leaves it to chance."
+            "item id of the two, so the file's order tells of the target: --ties hash leaves it to chance."
         )
         found.append(Finding("warning", text))
     return found
