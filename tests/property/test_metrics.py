@@ -10,6 +10,7 @@ from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
 
 from contract.catalogs import small_catalog, small_model
 from hm4sr.data.dataset import EventLog
+from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import hit_at_k, mrr_at_k, ndcg_at_k, summarise
 from hm4sr.evaluation.ranking import rank_part, target_ranks
 
@@ -76,7 +77,7 @@ def test_a_model_that_scores_everything_alike_is_last():
 def test_a_score_that_is_not_a_number_is_refused():
     scores, targets = distinct_scores(1, 4, 9)
     scores[2, targets[2]] = torch.nan
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(UserError, match=r"not a number.*learning_rate"):
         target_ranks(scores, targets)
 
 

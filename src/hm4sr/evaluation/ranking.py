@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
+from hm4sr.errors import UserError
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.seen import seen_at_end
 from hm4sr.types import SeqBatch
@@ -23,6 +24,7 @@ _CHUNK_SCORES = 4_000_000
 """Scores alive at a time: 16 MB in float32, which stay in the processor's cache."""
 _FEWEST_ROWS, _MOST_SCORES = 64, 64_000_000
 """A large catalogue is read anew for each chunk: better for many rows of it, with up to 256 MB of scores."""
+_DIVERGED = "the model has diverged or is damaged: train it again, with a lower train.learning_rate."
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
     So a model that scores everything alike is last, not first.
 
     Raises:
-        ValueError: a target's score is not a number.
+        UserError: a target's score is not a number.
     """
     wanted = scores.gather(1, targets[:, None])
     if scores.device.type == "cpu":  # numpy counts truth values eight times as fast as torch sums them
@@ -64,7 +66,7 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
 
 def _checked(ranks: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
     if bool((ranks == 0).any()):
-        raise ValueError("a score is not a number: the model is broken or has diverged")
+        raise UserError(f"a score is not a number: {_DIVERGED}")
     return ranks
 
 
@@ -108,10 +110,13 @@ def rank_events(
         device: where to compute.
         unseen: rank among the items that the history does not hold (of those before what the model reads,
             the newest 1,000), and the target; otherwise, the protocol, among all.
+
+    Raises:
+        UserError: a score or an item's vector is not a number.
     """
     with judging(model) as candidates:
         if not bool(candidates.isfinite().all()):
-            raise ValueError("an item's vector is not a number: the model is broken or has diverged")
+            raise UserError(f"an item's vector is not a number: {_DIVERGED}")
         return _rank_with(model, candidates, log, targets, device, unseen)
 
 

@@ -142,7 +142,7 @@ def _run(path: Path, data: Path | None) -> list[Check]:
         with _threads(int(recorded.get("threads", 0))):
             model, seen = run.load_model(dataset), seen_events(dataset, run.experiment.data)
             anew = {part: rank_part(model, seen, part, torch.device("cpu")) for part in _PARTS}
-    except ValueError as error:  # a UserError, or scores that are no numbers
+    except UserError as error:
         return [*checks, Check("data set and ranking", str(error), False)]
     checks.append(Check("data set", f"{place} is what the run was trained on, features included"))
     parameters = model.num_parameters()

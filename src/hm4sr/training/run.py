@@ -136,7 +136,7 @@ def _how_to_go_on(where: str) -> str:
         return "stopped; whole epochs are kept: go on with the same command and --resume."
     if not where:
         return "stopped before a state was saved: the same command begins again."
-    return f"stopped, and the state {where} is saved: go on with the same command and --resume."
+    return f"stopped {where}, and the state is saved: go on with the same command and --resume."
 
 
 def _check_replaceable(path: Path, force: bool) -> None:
