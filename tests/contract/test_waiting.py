@@ -97,6 +97,8 @@ def test_a_step_mixes_no_devices(name, monkeypatch):
     """On the `meta` device, which has no values and takes no tensor of another device."""
     off = torch.autocast("cpu", enabled=False)  # it knows no such device
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: off)
+    with torch.device("meta"):
+        torch.empty(0)  # torch keeps a list of its constructors from the first time on: of the true ones
     for draw in ("rand", "randn", "randint"):
         monkeypatch.setattr(torch, draw, without_generator(getattr(torch, draw)))
     catalog = replace(small_catalog(), target_counts=torch.arange(41))

@@ -157,8 +157,9 @@ def test_a_later_event_changes_nothing_before_it_unless_the_unit_is_that_of_the_
 
 @pytest.mark.parametrize(("largest", "count"), [(512, 797_376), (2048, 993_984)])
 def test_number_of_parameters_of_tisasrec_with_other_intervals(largest, count):
+    catalog = small_catalog(10_672, max_length=50)
     with torch.device("meta"):
-        model = small_model("tisasrec", small_catalog(10_672, max_length=50), dim=64, max_interval=largest)
+        model = small_model("tisasrec", catalog, dim=64, max_interval=largest)
     assert model.num_parameters() == count
 
 
@@ -390,6 +391,7 @@ def test_switches_train_every_parameter(name, settings):
 
 
 def test_number_of_parameters_of_gru4rec_as_recbole_has_it():
+    catalog = small_catalog(10_672, max_length=50)
     with torch.device("meta"):
-        model = small_model("gru4rec", small_catalog(10_672, max_length=50), dim=64, hidden=128)
+        model = small_model("gru4rec", catalog, dim=64, hidden=128)
     assert model.num_parameters() == 765_056
