@@ -9,9 +9,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from hm4sr.errors import UserError
 
@@ -19,7 +19,17 @@ from hm4sr.errors import UserError
 class Config(BaseModel):
     """Frozen settings in which an unknown key is an error that names the key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _expect_no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and info.field_name is not None:
+            wanted = cls.model_fields[info.field_name].annotation
+            kinds = {wanted, *get_args(wanted)}
+            if kinds & {int, float} and bool not in kinds:  # else true would be 1
+                raise ValueError("a number is wanted, not true or false")
+        return value
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:

@@ -72,6 +72,10 @@ def test_mistakes_are_one_sentence(folder: Path, capsys: pytest.CaptureFixture[s
         (): "--reports",
         (config, "--seeds", "one"): "1,2,3",
         (config, "--seeds", "3-1"): "3-1",
+        (config, "--seeds", "1-99999999999"): "10,000 seeds",
+        (config, "--runs", config): f"{config} is a file, not a folder: choose another --runs",
+        (config, "--runs", config / "within"): f"{config} is a file",
+        (config, "--export", config): "choose another --export",
         (config, "--finalists", 2): "--final-seeds",
         (config, "--metric", "recall@5"): "ndcg@10",
         (config, "--ours", "MyModel"): "SASRec",
@@ -86,6 +90,32 @@ def test_mistakes_are_one_sentence(folder: Path, capsys: pytest.CaptureFixture[s
         assert named in said, arguments
         assert len(said.splitlines()) == 1
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "{config}", "--runs", "{runs}"),
+        ("tune", "{config}", "--space", "{space}"),
+        ("experiment", "table1", "{data}", "--runs", "{runs}"),
+        ("demo",),
+    ],
+)
+def test_a_file_in_the_place_of_the_folder_is_found_before_any_work(
+    arguments: tuple[str, ...], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, runs = tmp_path / "mine.txt", tmp_path / "runs"
+    file.write_text("mine")
+    places = {
+        "config": folder / "sasrec.toml",
+        "space": folder / "space.toml",
+        "data": folder / "data",
+        "runs": runs,
+    }
+    assert run(*(word.format(**places) for word in arguments), "--out", file) == 2
+    assert capsys.readouterr().err == f"hm4sr: {file} is a file, not a folder: choose another --out.\n"
+    assert file.read_text() == "mine"
+    assert not runs.exists()
 
 
 def test_tune_ends_with_a_configuration_that_trains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

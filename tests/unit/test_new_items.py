@@ -189,5 +189,5 @@ def test_mistakes_are_one_sentence_and_add_nothing(made, folder, says):
 
 def test_a_model_on_ids_alone_says_that_it_cannot(folder):
     recommender = Recommender.load(folder / "ids")
-    with pytest.raises(UserError, match="sasrec judges only items it was trained on"):
+    with pytest.raises(UserError, match="sasrec was trained on item IDs alone"):
         recommender.add_items([{"item_id": "new", "text": "words"}])

@@ -1,5 +1,8 @@
 """Progress: a bar on terminals, lines elsewhere, and nothing unless it is asked for."""
 
+import errno
+import io
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -7,6 +10,7 @@ import pytest
 
 from hm4sr import progress
 from hm4sr.cli import cli, main
+from hm4sr.cli.output import log_to_stdout
 from hm4sr.errors import UserError
 from hm4sr.progress import Progress, show_progress, track
 
@@ -95,6 +99,74 @@ def test_a_closed_pipe_ends_without_a_word():
     command += "cli.main = broken\nmain(['--help'])"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("verb", ["--help", "inspect"])
+def test_a_reader_that_leaves_ends_a_command_as_a_broken_pipe(verb, tmp_path):
+    import subprocess
+
+    command = "from rich.console import Console\nfrom hm4sr.cli import main, cli\nimport sys\n"
+    command += "def talks(*a, **k):\n    while True: Console(file=sys.stdout).print('x' * 9999)\n"
+    command += "if sys.argv[1] == 'inspect': cli.main = talks\nmain(sys.argv[1:])"
+    with subprocess.Popen(
+        [sys.executable, "-c", command, verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
+    assert writer.returncode == 141
+
+
+def test_a_closed_standard_output_costs_nothing_but_the_words():
+    import subprocess
+
+    command = "import sys\nfrom hm4sr.cli import main\nfrom hm4sr.cli.output import print_metrics\n"
+    command += "from hm4sr.cli import cli\n"
+    command += "cli.main = lambda *a, **k: print_metrics({'test': {'ndcg@10': 0.5}})\nmain([])"
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" >&-', sys.executable, command], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_log_lines_that_cannot_be_written_do_not_stop_the_work(capsys, monkeypatch):
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    log_to_stdout()
+    logging.getLogger("hm4sr").info("epoch 1")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 8 EB"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),
+    ],
+)
+def test_too_little_memory_is_a_sentence(error, monkeypatch, capsys):
+    def fails(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "main", fails)
+    with pytest.raises(SystemExit) as stop:
+        main(["train"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("hm4sr: there is not enough memory: ")
+
+
+def test_other_errors_of_torch_are_not_taken_for_it(monkeypatch):
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(cli, "main", fails)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["train"])
 
 
 def test_an_unknown_command_is_a_sentence(capsys):

@@ -188,6 +188,8 @@ def test_a_request_changes_no_later_one(recommender):
         ({"users": [42]}, "write '42'"),
         ({}, "either users or histories"),
         ({"users": ["42", "Zoë"], "histories": ["007"]}, "2 users but 1 histories"),
+        ({"users": 42}, "users = 42 is neither a raw id nor a list of them"),
+        ({"users": "42", "include": 7}, "include = 7 is not a list of raw ids"),
         ({"users": "42", "include": [7]}, "include: 7 is not text"),
         ({"users": "42", "exclude": [7]}, "exclude: 7 is not text"),
         ({"users": "42", "categories": "evne"}, "did you mean 'even'?"),

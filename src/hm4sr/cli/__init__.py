@@ -1,12 +1,14 @@
 """The command `hm4sr`: one thin verb a module, imported when it is called."""
 
 import errno
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake becomes one sentence and exit code 2, a signal 130 or 143."""
     from hm4sr.progress import show_progress
 
+    _open_what_is_closed()
     show_progress(True)
     try:
         with _terminated_like_interrupted():
@@ -77,9 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(stopped, StoppedError):
             stopped = StoppedError()
         _fail(stopped.where or "interrupted; what was finished is kept.", stopped.exit_code)
+    except SystemExit as error:
+        # With 1 and without a cause click and rich leave where the reader of a pipe has gone; we name a cause.
+        sys.exit(141 if error.code == 1 and error.__cause__ is None else error.code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _fail("there is not enough memory: make the model, its batches or the data smaller.", 2)
     except OSError as error:
         if error.errno not in _CIRCUMSTANCES:
             raise
@@ -100,6 +110,23 @@ _CIRCUMSTANCES = {
     errno.EROFS,
 }
 """What a system refuses for reasons that lie outside of this program."""
+
+
+def _open_what_is_closed() -> None:
+    """A caller may have closed a standard stream (`>&-`): what is said there is lost, and nothing else."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open as long as we are
+            setattr(sys, name, nowhere)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Torch says it in a RuntimeError: of its own class on a GPU, by its words on a processor."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from hm4sr.errors import UserError
 @options.cutoffs("Cut-off; repeat for several [default: the CONFIG's].")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.Folder(),
     default=Path("comparison"),
     show_default=True,
     help="Folder for the tables as Markdown, CSV, LaTeX and HTML.",

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
+from hm4sr.cli.options import Folder
+
 
 @click.command("demo")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder to use."
-)
+@click.option("--out", type=Folder(), default=Path("demo"), show_default=True, help="Folder to use.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of shop and models."
 )

@@ -30,7 +30,7 @@ from hm4sr.errors import UserError
 @options.cutoffs("Cut-off for the models of Table 1; repeat for several [default: 5 10 20].")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.Folder(),
     help="Folder for pages, tables and figures [default: experiments/NAME OF DATASET].",
 )
 @click.option("--report", "whole", is_flag=True, help="Also write all.html with what is there of the others.")

@@ -8,6 +8,28 @@ import click
 
 from hm4sr.errors import UserError
 
+MOST_SEEDS = 10_000
+
+
+class Folder(click.Path):
+    """A folder to write into, there or not yet; what cannot be one is refused before any work is done."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, if it is a folder or can become one.
+
+        Raises:
+            UserError: it is a file, or would lie within one.
+        """
+        path = Path(str(super().convert(value, param, ctx)))
+        nearest = next((place for place in (path, *path.parents) if place.exists()), path)
+        if nearest.is_file():
+            option = param.opts[0] if param else "folder"
+            raise UserError(f"{nearest} is a file, not a folder: choose another {option}.")
+        return path
+
 
 def read_seeds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> list[int]:
     """Seeds from a text such as 1,2,5 or 1-3."""
@@ -18,6 +40,10 @@ def read_seeds(ctx: click.Context, parameter: click.Parameter, value: str | None
             break
         if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) < int(first):
             raise UserError(f"--{parameter.name} {value!r} is not a list of seeds: write 1,2,3 or 1-3.")
+        if int(last or first) - int(first) >= MOST_SEEDS:
+            raise UserError(
+                f"--{parameter.name} {value!r} names more than {MOST_SEEDS:,} seeds: write fewer."
+            )
         found += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(found))
 
@@ -31,7 +57,7 @@ seeds: Decorator = click.option(
 
 runs: Decorator = click.option(
     "--runs",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     default=Path("runs"),
     show_default=True,
     help="Folder where runs are looked for and kept.",
@@ -39,7 +65,7 @@ runs: Decorator = click.option(
 
 export: Decorator = click.option(
     "--export",
-    type=click.Path(path_type=Path),
+    type=Folder(),
     help="Copy what the tables need, without weights, to this folder.",
 )
 

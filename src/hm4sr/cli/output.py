@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -19,9 +19,17 @@ if TYPE_CHECKING:
 _FORMATS = (".csv", ".json", ".parquet")
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Log lines; work goes on where nobody can read them (a full disk, a pipe that was closed)."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name it has in logging
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def log_to_stdout() -> None:
     """Show the package's log lines as plain text."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Lines(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("hm4sr")
     logger.handlers[:] = [handler]

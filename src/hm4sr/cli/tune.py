@@ -25,7 +25,7 @@ _SHOWN = 10
     show_default=True,
     help="Points to try, pruned too.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the search.")
+@click.option("--out", type=options.Folder(), required=True, help="Folder of the search.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Set a key outside the space.")
 @click.option(
     "--sampler",

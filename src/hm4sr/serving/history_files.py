@@ -77,7 +77,8 @@ def read_users(path: Path, column: str) -> list[str]:
         UserError: as for `read_histories`.
     """
     if path.suffix.lower() != ".txt":
-        return list(dict.fromkeys(_texts(_read(path, [("--user-column", column)], [], [column]), column)))
+        table = _read(path, [("--user-column", column)], [], [column], also=(".txt", ".json"))
+        return list(dict.fromkeys(_texts(table, column)))
     lines = [line.removesuffix("\r") for line in _read_text(path).split("\n")]
     users = list(dict.fromkeys(line for line in lines if line.strip()))
     if not users:
@@ -92,11 +93,15 @@ def _texts(table: Table, column: str) -> list[str]:
 
 
 def _read(
-    path: Path, required: Sequence[tuple[str, str]], optional: Sequence[str], ids: Sequence[str]
+    path: Path,
+    required: Sequence[tuple[str, str]],
+    optional: Sequence[str],
+    ids: Sequence[str],
+    also: Sequence[str] = (".json",),
 ) -> Table:
     if path.suffix.lower() == ".json":
         return _read_json(path, required, optional, ids)
-    return read_table(path, required, optional, ids)
+    return read_table(path, required, optional, ids, also)
 
 
 def _read_json(

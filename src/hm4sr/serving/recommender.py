@@ -158,19 +158,25 @@ class Recommender(BaseRecommender):
             widths = {name: given.vectors.shape[1] for name, given in self.model.catalog.features.items()}
             ranker = served.ranker
             if not widths or not isinstance(ranker, DotProductRanker):
-                raise self._knows_trained_items_alone()
+                raise self._knows_trained_items_alone(bool(widths))
             sources = FeatureSources(vectors or {}, encoders or {}, image_root)
             features = new_features(table, self.dataset, widths, sources)
             found = self.model.new_item_vectors(features)
             if found is None:
-                raise self._knows_trained_items_alone()
+                raise self._knows_trained_items_alone(True)
             longer = Served(served.shelf.extended(table), ranker.extended(found[1:].cpu().numpy()))
             self.model.append_items(found, features)
             self.served = longer
 
-    def _knows_trained_items_alone(self) -> UserError:
+    def _knows_trained_items_alone(self, with_features: bool) -> UserError:
+        name = self.model.name
+        if not with_features:
+            return UserError(
+                f"this {name} was trained on item IDs alone and judges no others: make features with "
+                "`hm4sr features` and train a model that reads them, such as hm4sr."
+            )
         return UserError(
-            f"the model {self.model.name} judges only items it was trained on: train one that reads "
+            f"the model {name} judges only items it was trained on: train one that reads "
             "text or pictures, such as hm4sr, or train again with the new items."
         )
 

@@ -1,7 +1,7 @@
 """Who is asked about: rows of an event log, the newest events of which a ranker reads."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
@@ -184,6 +184,8 @@ def find_requests(
     """
     if users is None and histories is None:
         raise UserError("give either users or histories, or both to append events to the users' histories.")
+    if users is not None and not isinstance(users, Iterable):
+        raise UserError(f"users = {users!r} is neither a raw id nor a list of them: write {str(users)!r}.")
     ids = None if users is None else [users] if isinstance(users, str) else list(users)
     rows = None if ids is None else known.rows_of(ids)
     if histories is None:
@@ -249,6 +251,7 @@ def _moments(at_time: Any, count: int) -> list[int] | None:
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or abs(value) >= LARGEST_SECOND:
             raise UserError(
-                f"at_time = {value!r} is not a moment: give seconds since 1970, not milliseconds or dates."
+                f"at_time = {value!r} is not a moment: give seconds since 1970 below "
+                f"{LARGEST_SECOND:,}, not milliseconds or dates."
             )
     return [math.floor(value) for value in values]

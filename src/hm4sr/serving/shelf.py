@@ -41,6 +41,8 @@ class Shelf:
         Raises:
             UserError: an id is not text; `what` names the argument.
         """
+        if not isinstance(ids, Iterable):
+            raise UserError(f"{what} = {ids!r} is not a list of raw ids: write [{str(ids)!r}].")
         wanted = dict.fromkeys([ids] if isinstance(ids, str) else ids)
         for item in wanted:
             if not isinstance(item, str):

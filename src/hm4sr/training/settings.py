@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hm4sr.config import Config, override, read_toml
 from hm4sr.data.dataset import Dataset
@@ -37,6 +37,14 @@ class DataConfig(Config):
     window_context: int = Field(0, ge=0)
     """Events that a further window of a long training history repeats from the one before it."""
 
+    @field_validator("features")
+    @classmethod
+    def _expect_each_once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        # Twice would be the same model under another name, and so a rival of itself.
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("each modality is named once")
+        return names
+
 
 class TrainConfig(Config):
     """How a model is trained."""
@@ -68,7 +76,7 @@ class TrainConfig(Config):
     """Number format of the large matrix products: auto takes bfloat16 where the hardware multiplies it."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     """Processor threads of a process; 0 leaves the choice to torch."""
     compile: bool = False
     """Compile the losses with torch.compile, which needs a C++ compiler and pays on long runs, if it does."""
@@ -88,7 +96,7 @@ class TrainConfig(Config):
 class EvaluateConfig(Config):
     """What is measured."""
 
-    ks: tuple[int, ...] = (5, 10, 20)
+    ks: tuple[Annotated[int, Field(gt=0)], ...] = Field((5, 10, 20), min_length=1)
     """Cut-offs of NDCG, MRR and Hit."""
 
 
