@@ -78,7 +78,10 @@ def test_encodes_reports_and_remembers(shop: Path) -> None:
         (["--text", "google-bert/no-such-copy-here"], "the model hub was not reachable"),
         (["--image", "/nowhere/vit"], "there is no such folder"),
         (["--text", "builtin", "--text-batch", "0"], "text_batch"),
-        (["--text", "builtin", "--levels"], "builtin has no layers"),
+        (["--text", "builtin", "--levels"], "--text builtin has no layers: leave out --levels"),
+        (["--text", "builtin", "--layer", "3"], "--text builtin has no layers: leave out --layer"),
+        (["--text", "builtin", "--pooling", "mean"], "--text builtin has no layers: leave out --pooling"),
+        (["--image", "builtin", "--pooling", "mean"], "--image builtin has no layers: leave out --pooling"),
         (["--text", "builtin", "--cache", "/proc/nothing"], "--cache"),
     ],
 )

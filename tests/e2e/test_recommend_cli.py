@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import os
 import subprocess
@@ -45,6 +46,8 @@ def write_history(path, events=EVENTS, users=None):
         path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     elif path.suffix == ".csv":
         pl.DataFrame(rows).write_csv(path)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(pl.DataFrame(rows).write_csv().encode()))
     else:
         pl.DataFrame(rows).write_parquet(path)
     return path
@@ -95,13 +98,13 @@ def test_formats_hold_the_same_and_equal_python(run, shop, tmp_path):
 @pytest.mark.parametrize("users", [None, ["b", "a", "b"], ["7", "007", "7"]])
 def test_histories_from_each_format_are_answered_alike(run, shop, tmp_path, users):
     found = []
-    for ending in (".csv", ".json", ".parquet"):
+    for ending in (".csv", ".json", ".parquet", ".csv.gz"):
         out = tmp_path / f"out-{ending[1:]}.json"
         history = write_history(tmp_path / f"in{ending}", users=users)
         code, _, err = run("--history", history, "--out", out)
         assert (code, err) == (0, "")
         found.append(read(out))
-    assert found[0] == found[1] == found[2]
+    assert all(answers == found[0] for answers in found)
     recommender = hm4sr.Recommender.load(shop / "run")
     if users is None:
         assert found[0] == recommender.recommend(histories=EVENTS).table().to_dicts()
@@ -225,7 +228,11 @@ FILES = {
         (["--history", "bool.json"], "bool.json, row 1: item_id = True"),
         (["--history", "time.json"], "time.json, row 2: timestamp 'soon'"),
         (["--history", "broken.parquet"], "broken.parquet is not a readable Parquet file"),
-        (["--history", "history.xlsx"], "history.xlsx ends in .xlsx"),
+        (
+            ["--history", "history.xlsx"],
+            "history.xlsx ends in .xlsx: give a file that ends in .csv, .tsv, .csv.gz, .tsv.gz, .json or ",
+        ),
+        (["--users-file", "history.xlsx"], ".tsv.gz, .txt, .json or .parquet."),
     ],
 )
 def test_bad_input_is_one_sentence(run, tmp_path, arguments, says):

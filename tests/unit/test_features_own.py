@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
 sys.path.insert(0, str(Path(__file__).parent))
 from feature_kit import make_dataset
@@ -67,6 +68,19 @@ def spoilt(folder, **columns):
         ),
         ({"item_id": ["i0", "i1"], "v": [[1.0], [None]]}, "item 'i1' holds a value that is not finite"),
         ({"item_id": ["i0"], "v": ["text"]}, "columns of numbers alone"),
+        (
+            {"item_id": ["i0"], "v": [["some", "text"]]},
+            r"audio\.parquet cannot be read \(the lists of column 'v' are of type String, not of numbers\)",
+        ),
+        ({"item_id": ["i0"], "v": [[[1.0]]]}, r"are of type List\(Float64\), not of numbers"),
+        (
+            {"item_id": ["i0", "i1"], "v": [[1.0], [-1e200]]},
+            r"item 'i1' holds -1e\+200, which is too large for",
+        ),
+        (
+            {"item_id": ["i0"], "v": [1], "w": [1e200]},
+            r"item 'i0' holds 1e\+200, which is too large for float32",
+        ),
         ({"item_id": ["i0"]}, "columns of numbers alone"),
         ({"item_id": ["x"], "v": [[1.0]]}, "has none of the items"),
         ({"item": ["i0"], "v": [[1.0]]}, "no column 'item_id'"),
@@ -74,9 +88,36 @@ def spoilt(folder, **columns):
 )
 def test_what_cannot_be_used_is_named_and_nothing_is_stored(shop, tmp_path, columns, message):
     spoilt(tmp_path, **columns)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         store_own(shop, "audio", tmp_path / "audio.parquet")
+    assert "\n" not in str(caught.value)
     assert feature_names(shop) == []
+
+
+def test_a_value_too_large_for_float32_is_named_without_a_warning(shop, tmp_path, recwarn):
+    file = write(tmp_path, "npy")
+    np.save(file, np.array([[1.0, 2.0], [1e200, 0.0], [3.0, 1e200]]))
+    with pytest.raises(
+        UserError, match=r"audio\.npy: item 'i0' holds 1e\+200, which is too large for float32"
+    ):
+        store_own(shop, "audio", file)
+    np.save(file, np.array([[1.0, 2.0], [1e200, 0.0], [3.0, 1e38]]))  # of an item that is passed over
+    assert store_own(shop, "audio", file).present == 2
+    np.save(file, np.array([[1.0, 2.0], [1.0, 0.0], [3.0, np.inf]]))
+    with pytest.raises(UserError, match="item 'i0' holds a value that is not finite"):
+        store_own(shop, "audio", file)
+    assert not recwarn.list
+
+
+def test_damaged_files_are_one_sentence(shop, tmp_path):
+    file = write(tmp_path, "parquet of lists")
+    file.write_bytes(file.read_bytes()[:-20])
+    bf16 = tmp_path / "bf16.safetensors"
+    save_tensors({"a": torch.ones(3, 2, dtype=torch.bfloat16)}, bf16)
+    for damaged in (file, bf16):
+        with pytest.raises(UserError, match=f"{damaged.name} cannot be read") as caught:
+            store_own(shop, "audio", damaged)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_array_without_its_ids_is_refused(shop, tmp_path):
@@ -105,6 +146,42 @@ def test_a_name_that_cannot_be_one_is_refused(shop, capsys, given):
         main(["features", str(shop.path), "--vectors", given])
     assert stopped.value.code == 2
     assert "--vectors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--vectors", "x={}", "--vectors", "y={}", "--vectors", "x={}"],
+            "--vectors names 'x' twice: give two",
+        ),
+        (
+            ["--vectors", "text={}", "--text", "builtin"],
+            "--vectors and --text-name are both 'text': give two",
+        ),
+        (
+            ["--vectors", "a={}", "--image", "builtin", "--image-name", "a"],
+            "--vectors and --image-name are both",
+        ),
+    ],
+)
+def test_no_name_is_given_two_sources(shop, tmp_path, capsys, arguments, message):
+    file = write(tmp_path, "npy")
+    with pytest.raises(SystemExit) as stopped:
+        main(["features", str(shop.path), *(argument.format(file) for argument in arguments)])
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert (said.out, feature_names(shop)) == ("", [])
+
+
+def test_vectors_may_stand_beside_encoders_of_other_names(shop, tmp_path):
+    given = ["--vectors", f"text={write(tmp_path, 'npy')}", "--text", "builtin", "--text-name", "words"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["features", str(shop.path), *given])
+    assert not stopped.value.code
+    assert feature_names(shop) == ["text", "words"]
 
 
 def test_the_command_stores_and_reports(shop, tmp_path, capsys):

@@ -1,3 +1,5 @@
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +225,17 @@ def test_pictures_are_relative_to_the_root(files, tmp_path):
     assert data.manifest["rules"]["image_root"] == str(root)
 
 
+@pytest.mark.parametrize(("column", "root"), [("image_path", ""), ("image_url", "https://x.example/")])
+def test_of_a_list_of_pictures_the_first_counts(files, column, root):
+    cells = [[f"{root}a.jpg", f"{root}b.jpg"], [None, " ", f" {root}c d.jpg"], []]
+    data = files.prepare(items=pl.DataFrame({"item_id": ["a", "b", "c"], column: cells}))
+    name = column.removesuffix("_path")
+    assert data.items[name].to_list() == [f"{root}a.jpg", f"{root}c d.jpg", None]
+    nested = pl.DataFrame({"item_id": ["a", "b", "c"], column: [[cells[0], cells[1]], None, [[]]]})
+    data = files.prepare(items=nested, force=True)
+    assert data.items[name].to_list() == [f"{root}a.jpg", None, None]
+
+
 def test_items_without_interactions_or_metadata(files):
     items = "item_id,title\na,A\nb,B\nz,Z\n"
     files.refuses(r"items\.csv lacks 1 of the items in .*log\.csv, the first is 'c'", items=items)
@@ -254,6 +267,22 @@ H = "user_id,item_id,timestamp\n"
         (H + 'u,a,1405296000\nu,5" x,1405296000\n', "line 3 has a stray quotation mark"),
         (H.encode() + b"u,a,1405296000\nu,\xe9,1405296000\n", "line 3 is not UTF-8"),
         (H.encode("utf-16"), "is not UTF-8 text"),
+        (H.encode("utf-16-le"), "is not UTF-8 text"),
+        (H.encode("utf-16-be"), "is not UTF-8 text"),
+        (b"PK\3\4\x14\0\6\0\xff\n", "is not UTF-8 text"),
+        (H + "u,a,1405296000\nu,\0,1405296000\n", r"log\.csv, line 3 holds a NUL byte: remove it"),
+        (H.replace("user", "us\0er"), r"log\.csv, line 1 holds a NUL byte: remove it"),
+        (H + "u,a,1405296000\n" * 600 + "u,\0,1405296000\n", "line 602 holds a NUL byte"),
+        (LOG.replace("\n", "\r"), "line 1 ends in a carriage return alone.*save the file with line feeds"),
+        (H + f"u,a,1{'0' * 30}\n", "line 2: timestamp '10*' is too large"),
+        (gzip.compress(b""), r"log\.csv is empty"),
+        (gzip.compress(LOG.encode())[:-9], r"log\.csv is cut off \(gzip ends early\)"),
+        (gzip.compress(LOG.encode()) + b"more", r"log\.csv is damaged"),
+        (gzip.compress((H + 'u,"a\nb",1405296000\nu,a,x\n').encode()), "line 4: timestamp 'x' is not"),
+        (gzip.compress((H + 'u,"a",1405296000\nu,a\n').encode()), "line 3 has 2 cells but the header"),
+        (gzip.compress((H + "u,a,1405296000\nu,a\n").encode()), "line 3 has 2 cells but the header"),
+        (gzip.compress((H + 'u,5" x,1405296000\n').encode()), "line 2 has a stray quotation mark"),
+        (gzip.compress((H + "u,\0,1405296000\n").encode()), "line 2 holds a NUL byte"),
         (pl.DataFrame({"user_id": [1.5], "item_id": ["a"], "timestamp": [1]}), "user_id is of type Float64"),
         (
             pl.DataFrame({"user_id": ["u", None], "item_id": ["a"] * 2, "timestamp": [1] * 2}),
@@ -279,6 +308,17 @@ def test_mistakes_in_interactions(files, log, message):
         ("item_id,image_path\na,../x.jpg\nb,\nc,\n", {}, r"line 2: picture '\.\./x\.jpg' lies outside"),
         ("item_id,image_path\na,\nb,http://x/1.jpg\nc,\n", {}, "line 3: picture .* is a web address"),
         (pl.DataFrame({"item_id": ["a"], "title": [{"x": 1}]}), {}, None),
+        (
+            pl.DataFrame({"item_id": ["a"], "image_path": [b"abc"]}),
+            {},
+            r"items\.parquet: image_path is of type Binary: write the paths .* with --image-column\.",
+        ),
+        (pl.DataFrame({"item_id": ["a"], "image": [[b"\xff\xd8"]]}), {}, r"image is of type List\(Binary\)"),
+        (
+            pl.DataFrame({"item_id": ["a"], "image_url": [b"http://x"]}),
+            {},
+            "write the addresses of the pictures as text, or name another column with --image-url-column",
+        ),
     ],
 )
 def test_mistakes_in_items_and_rules(files, items, rules, message):
@@ -296,7 +336,10 @@ def test_mistakes_in_paths(files, tmp_path):
         (tmp_path / "none.csv", "does not exist"),
         (tmp_path, "is a folder"),
         (cut, "is not a readable Parquet file"),
-        (files.write("log.txt", LOG), r"ends in \.txt: give a file that ends in"),
+        (files.write("log.txt", LOG), r"ends in \.txt: give a file that ends in .*\.csv\.gz"),
+        (files.write("log.gz", LOG), r"ends in \.gz: give a file that ends in"),
+        (files.write("log.txt.gz", LOG), r"ends in \.txt\.gz: give a file that ends in"),
+        (files.write("log.parquet.gz", LOG), r"is Parquet within gzip: unpack it"),
     ]:
         with pytest.raises(UserError, match=message):
             prepare(wrong, items, files.out)
@@ -351,6 +394,67 @@ def test_tsv_with_a_byte_order_mark_and_windows_line_ends(files, tmp_path):
     data = prepare(log, files.write("items.csv", ITEMS), files.out, PrepareConfig(**SMALL))
     assert data.users["user_id"].to_list() == ["007", "8"]
     assert data.events.times.tolist()[0] == 1405296000
+
+
+def test_a_byte_order_mark_before_quotation_marks(files):
+    quoted = "\ufeff" + "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in LOG.split())
+    data = files.prepare(log=quoted, items="\ufeff" + ITEMS.replace("item_id", '"item_id"'))
+    assert data.users["user_id"].to_list() == ["007", "8"]
+    assert data.items["title"].to_list() == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("name", ["log.csv.gz", "log.CSV.GZ", "log.csv", "log.tsv.gz", "log.tab"])
+@pytest.mark.parametrize("block", [8 << 20, 7])
+def test_compressed_tables_are_read_as_plain_ones(files, monkeypatch, name, block):
+    monkeypatch.setattr("hm4sr.data.streams.BLOCK", block)
+    log = LOG + '9,"b""\n\n",1405296003\n9,a,1405296004\n'
+    items = ITEMS + '"b""\n\n",D\n'
+    plain = files.prepare(log=log, items=items)
+    expected = plain.users.rows(), plain.items.rows(), plain.events.items.tolist()
+    mark = "\t" if "t" in name.partition(".")[2].lower()[0] else ","
+    packed = files.write(name, gzip.compress(("\ufeff" + log.replace(",", mark)).encode()))
+    packed_items = files.write("items.csv.gz", gzip.compress(items.encode()))
+    data = prepare(packed, packed_items, files.out, PrepareConfig(**SMALL), force=True)
+    assert (data.users.rows(), data.items.rows(), data.events.items.tolist()) == expected
+    assert data.manifest["sources"][0]["name"] == name
+
+
+def test_the_content_says_what_is_compressed_not_the_name(files):
+    log, items = files.write("log.csv.gz", LOG), files.write("items.csv", ITEMS)
+    assert len(prepare(log, items, files.out, PrepareConfig(**SMALL)).users) == 2
+
+
+@pytest.mark.parametrize("rule", ["error", "skip"])
+@pytest.mark.parametrize(
+    ("head", "filling", "tail"),
+    [
+        (H, "u" * 999, ""),  # a line without an end
+        (H + 'u,"', "\n" * 999, ""),  # a cell without an end
+        (H + 'a"b,"', "\n" * 999, ""),  # the same to the csv module, though marks are in pairs
+        ("", "u" * 999, H),  # a header without an end
+        ('"', "\n" * 999, H),
+        ('"a', '""' * 500, H),
+    ],
+)
+def test_a_few_bytes_of_gzip_do_not_fill_the_memory(files, monkeypatch, rule, head, filling, tail):
+    monkeypatch.setattr("hm4sr.data.streams.BLOCK", 1 << 12)
+    for module in ("streams", "tables", "sources.table"):
+        monkeypatch.setattr(f"hm4sr.data.{module}.MAX_LINE", 1 << 13)
+    times = 5_000 if rule == "error" else 10  # skipped lines are looked at one by one
+    content = gzip.compress(head.encode() + filling.encode() * times + tail.encode())
+    assert len(content) < 100_000
+    items = files.write("items.csv", ITEMS)
+    bomb = files.write("log.csv.gz", content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError) as caught:
+            prepare(bomb, items, files.out, PrepareConfig(**SMALL, bad_rows=rule))
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    if rule == "error":
+        assert "longer than 64 MB" in str(caught.value)
 
 
 BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "amazon_beauty"

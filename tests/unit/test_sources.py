@@ -157,6 +157,32 @@ def test_movielens(tmp_path, name, make, titles, categories):
     assert len(rows(prepared(tmp_path, name, folder=raw, min_rating=4))) == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("movielens-100k", kit.movielens_100k),
+        ("movielens-1m", kit.movielens_1m),
+        ("movielens-latest", kit.movielens_latest),
+        ("microlens", kit.microlens),
+        ("recbole", lambda folder: kit.recbole(folder)[0].parent),
+    ],
+)
+@pytest.mark.parametrize("encoding", [None, "utf-8"])
+def test_compressed_or_not_is_seen_from_the_content(tmp_path, name, make, encoding):
+    (tmp_path / "raw").mkdir()
+    raw = make(tmp_path / "raw")
+    if encoding and name == "movielens-1m":  # as 10M is
+        films = (raw / "movies.dat").read_bytes().decode("latin-1")
+        (raw / "movies.dat").write_text(films, encoding=encoding)
+    plain = prepared(tmp_path, name, folder=raw)
+    expected = rows(plain), plain.items.rows()
+    for file in raw.iterdir():
+        if file.is_file():
+            file.write_bytes(gzip.compress(file.read_bytes()))
+    data = prepared(tmp_path, name, folder=raw)
+    assert (rows(data), data.items.rows()) == expected
+
+
 @pytest.mark.parametrize("header", [True, False])
 def test_microlens(tmp_path, header):
     raw = kit.microlens(tmp_path / "raw", header)
@@ -185,6 +211,8 @@ def test_tables_without_items_and_with_addresses(tmp_path):
     assert data.items["item_id"].to_list() == ["a", "b"]
     assert data.items["text"].null_count() == 2
     assert "image_url" not in data.items.columns
+    with pytest.raises(UserError, match=r"--text-columns 'title' asks for a column of items, .* --items"):
+        prepared(tmp_path, "table", interactions=log, text_columns=("title",))
     table = tmp_path / "items.csv"
     table.write_text("item_id,link\na,https://x.example/a.jpg\nb,\n")
     data = prepared(tmp_path, "table", interactions=log, items=table, image_url_column="link")
@@ -337,9 +365,10 @@ def test_bad_lines_of_the_other_sources(tmp_path, name, make, file, line, reason
     assert found["first"][0].startswith(f"line 4 {reason}")
 
 
-def test_bad_rows_of_plain_tables(tmp_path):
+@pytest.mark.parametrize("compress", [False, True])
+def test_bad_rows_of_plain_tables(tmp_path, compress):
     log = tmp_path / "log.csv"
-    log.write_bytes(
+    content = (
         b"user_id,item_id,timestamp,rating\n"
         b"u,a,1405296000,5\n"
         b'u,"b\nc",1405296001,4\n'  # lines 3 and 4 are one good record
@@ -351,7 +380,9 @@ def test_bad_rows_of_plain_tables(tmp_path):
         b" ,d,1405296003,3\n"
         b"u,d,yesterday,3\n"
         b"u,d,1405296004,many\n"
+        b"u,d\0,1405296005,3\n"
     )
+    log.write_bytes(gzip.compress(content) if compress else content)
     items_file = tmp_path / "items.csv"
     items_file.write_text("item_id,title\na,A\n,B\nd,D\na,A again\nx\n")
     rules = {"missing_items": "keep", "min_rating": 1.0}
@@ -359,12 +390,13 @@ def test_bad_rows_of_plain_tables(tmp_path):
     assert rows(data) == [("u", "a", 1405296000), ("u", "b\nc", 1405296001), ("u", "d", 1405296003)]
     assert items(data, "title") == {"a": ("A",), "b\nc": (None,), "d": ("D",)}
     found = data.manifest["statistics"]["bad_rows"]
-    assert found["log.csv"]["skipped"] == 7
+    assert found["log.csv"]["skipped"] == 8
     assert found["log.csv"]["first"] == [
         "line 5 has 2 cells but the header has 4",
         "line 6 is blank",
         "line 7 has 2 cells but the header has 4",
         "line 9 is not UTF-8 text",
+        "line 13 holds a NUL byte",
         "line 10 has user_id empty",
         "line 11 has timestamp 'yesterday'",
         "line 12 has rating 'many'",
@@ -378,7 +410,7 @@ def test_bad_rows_of_plain_tables(tmp_path):
         ],
     }
     statistics = data.manifest["statistics"]
-    assert statistics["actions"] + sum(statistics["rows_removed"].values()) == statistics["rows_read"] == 10
+    assert statistics["actions"] + sum(statistics["rows_removed"].values()) == statistics["rows_read"] == 11
 
 
 def test_parquet_rows_without_ids_are_skipped_too(tmp_path):

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stopped = StoppedError()
         _fail(stopped.where or "interrupted; what was finished is kept.", stopped.exit_code)
     except SystemExit as error:
-        # With 1 and without a cause click and rich leave where the reader of a pipe has gone; we name a cause.
+        # With 1 and no cause click and rich leave where the reader of a pipe has gone; we name a cause.
         sys.exit(141 if error.code == 1 and error.__cause__ is None else error.code)
     except BrokenPipeError:
         sys.stderr.close()

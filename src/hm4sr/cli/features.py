@@ -1,6 +1,6 @@
 """`hm4sr features`: frozen vectors of the items' texts and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -57,16 +57,34 @@ def command(dataset: Path, own: tuple[str, ...], **settings: Any) -> None:
     given = {name: value for name, value in settings.items() if value is not None}
     config = FeatureConfig.parse(given, "features")
     opened = Dataset.open(dataset)
-    if own:
+    files = _own_files(own, config)
+    if files:
         from hm4sr.features.own import store_own
-    for pair in own:
-        name, equals, file = pair.partition("=")
-        if not equals or not file:
-            raise UserError(f"--vectors {pair!r} is not NAME=FILE: write for example audio=audio.parquet.")
-        click.echo(summary(store_own(opened, name, Path(file))))
+    for name, file in files.items():
+        click.echo(summary(store_own(opened, name, file)))
     if config.text or config.image or not own:
         for report in extract(opened, config):
             click.echo(summary(report))
+
+
+def _own_files(pairs: Sequence[str], config: FeatureConfig) -> dict[str, Path]:
+    """The files of `--vectors` by name; none may be given two sources, since the later would replace it."""
+    taken = {}
+    if config.text is not None:
+        taken[config.text_name] = "--text-name"
+    if config.image is not None:
+        taken[config.image_name] = "--image-name"
+    files: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, file = pair.partition("=")
+        if not equals or not file:
+            raise UserError(f"--vectors {pair!r} is not NAME=FILE: write for example audio=audio.parquet.")
+        if name in files:
+            raise UserError(f"--vectors names {name!r} twice: give two different names.")
+        if name in taken:
+            raise UserError(f"--vectors and {taken[name]} are both {name!r}: give two different names.")
+        files[name] = Path(file)
+    return files
 
 
 def summary(report: Coverage) -> str:

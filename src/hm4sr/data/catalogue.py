@@ -77,14 +77,15 @@ def read_catalogue(
         table = source.items(required, list(dict.fromkeys(wanted)), [id_column], bad)
     if bad.skip:
         table = screen_items(table, id_column, bad)
-    frame = table.frame.with_columns(_as_text(table, column) for column in table.frame.columns)
     taken = {id_column, *fields.values()}
     present = {}
     for name, column in fields.items():
         others = [other for other in _others(name, explicit) if other not in taken]
-        found = [known for known in (column, *others) if known in frame.columns]
+        found = [known for known in (column, *others) if known in table.frame.columns]
         if found:
             present[name] = found[0]
+    _refuse_bytes(table, {name: present[name] for name in ("image", "image_url") if name in present})
+    frame = table.frame.with_columns(_as_text(table, column) for column in table.frame.columns)
     if "category" in present:
         frame = frame.with_columns(_written_lists(frame[present["category"]]))
     catalogue = Catalogue(replace(table, frame=frame), id_column, present, text_columns)
@@ -94,6 +95,20 @@ def read_catalogue(
 
 def _others(name: str, explicit: Sequence[str]) -> Sequence[str]:
     return () if name in explicit else OTHER_NAMES.get(name, ())
+
+
+def _refuse_bytes(table: Table, columns: Mapping[str, str]) -> None:
+    """Bytes may be a text, but in a column of pictures they are the pictures themselves."""
+    for name, column in columns.items():
+        kind: pl.DataType | None = table.frame[column].dtype
+        while kind is not None and (inner := _element(kind)) is not None:
+            kind = inner
+        if kind == pl.Binary:
+            what = "addresses" if name == "image_url" else "paths"
+            raise UserError(
+                f"{table.path}: {column} is of type {table.frame[column].dtype}: write the {what} of the "
+                f"pictures as text, or name another column with --{name.replace('_', '-')}-column."
+            )
 
 
 def _as_text(table: Table, column: str) -> pl.Series:
@@ -214,7 +229,7 @@ def build_items(
     """
     frame = catalogue.table.frame.with_row_index("__row").with_columns(__id=catalogue.ids)
     frame = pl.DataFrame({"__id": ids}).join(frame, on="__id", how="left", maintain_order="left")
-    columns = {name: _field(frame, catalogue.fields.get(name)) for name in ("title", "brand", "image")}
+    columns = {name: _field(frame, catalogue.fields.get(name)) for name in ("title", "brand")}
     categories = _categories(frame, catalogue.fields.get("category"), separator)
     items = pl.DataFrame(
         [
@@ -225,10 +240,11 @@ def build_items(
             _text(frame, catalogue, columns["title"], categories, columns["brand"]).alias("text"),
         ]
     )
-    images = _images(columns["image"], frame["__row"], catalogue.table, image_root)
+    pictures = _first(frame, catalogue.fields.get("image"))
+    images = _images(pictures, frame["__row"], catalogue.table, image_root)
     items = items.with_columns(images.alias("image"))
     if "image_url" in catalogue.fields:
-        items = items.with_columns(_field(frame, catalogue.fields["image_url"]).alias("image_url"))
+        items = items.with_columns(_first(frame, catalogue.fields["image_url"]).alias("image_url"))
     return items
 
 
@@ -245,6 +261,14 @@ def _field(frame: pl.DataFrame, column: str | None) -> pl.Series:
     if isinstance(frame[column].dtype, pl.List):
         cells = cells.list.join(" ", ignore_nulls=True)
     return frame.select(_clean(cells))[column]
+
+
+def _first(frame: pl.DataFrame, column: str | None) -> pl.Series:
+    """As `_field`, but of a list the first text that is not empty: an item has one picture."""
+    if column is None or not isinstance(frame[column].dtype, pl.List):
+        return _field(frame, column)
+    texts = pl.col(column).list.eval(_clean(pl.element())).list.drop_nulls()
+    return frame.select(texts.list.first())[column]
 
 
 def _categories(frame: pl.DataFrame, column: str | None, separator: str | None) -> pl.Series:

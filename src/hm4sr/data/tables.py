@@ -1,9 +1,11 @@
-"""Raw CSV, TSV and Parquet files as typed polars tables, with errors that name file, line and column."""
+"""Raw CSV, TSV and Parquet files as typed polars tables, with errors that name file, line and column.
+
+CSV and TSV may be compressed with gzip, which polars unpacks as it reads.
+"""
 
 import codecs
 import csv
 import difflib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from hm4sr.data.streams import MAX_LINE, look_through, opened, text_lines
 from hm4sr.errors import UserError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -54,21 +57,26 @@ class Table:
 
 
 def read_table(
-    path: Path, required: Sequence[tuple[str, str]], optional: Sequence[str] = (), ids: Sequence[str] = ()
+    path: Path,
+    required: Sequence[tuple[str, str]],
+    optional: Sequence[str] = (),
+    ids: Sequence[str] = (),
+    also: Sequence[str] = (),
 ) -> Table:
     """Read some columns of a CSV, TSV or Parquet file.
 
     Args:
-        path: the file; its ending says what it is.
+        path: the file; its ending says what it is, with or without .gz behind it.
         required: pairs of an option, which error messages name, and the column that it asks for.
         optional: columns that may be absent.
         ids: columns to return as Categorical, whatever they are in the file, so that each text is kept once.
+        also: further endings that whoever asks reads in another way, for the message about a wrong one.
 
     Raises:
         UserError: the file is missing, damaged, empty or ragged, or lacks a column.
     """
     try:
-        return _read(path, required, optional, ids)
+        return _read(path, required, optional, ids, also)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}): give a file that can be."
@@ -115,32 +123,44 @@ def _empty_cell(table: Table, column: str, row: int) -> UserError:
 
 
 def _read(
-    path: Path, required: Sequence[tuple[str, str]], optional: Sequence[str], ids: Sequence[str]
+    path: Path,
+    required: Sequence[tuple[str, str]],
+    optional: Sequence[str],
+    ids: Sequence[str],
+    also: Sequence[str],
 ) -> Table:
-    separator = separator_of(path)
+    separator = separator_of(path, also)
     names = _header(path, separator) if separator else _parquet_columns(path)
     wanted = choose_columns(path, names, required, optional)
+    if separator:
+        look_through(path)
     frame = _read_csv(path, separator, names, wanted, ids) if separator else _read_parquet(path, wanted, ids)
     if frame.is_empty():
         raise UserError(f"{path} has no rows below its header: give a file with rows.")
     return Table(path, frame, separator)
 
 
-def separator_of(path: Path) -> str | None:
+def separator_of(path: Path, also: Sequence[str] = ()) -> str | None:
     """What divides the cells of a file that `read_table` reads, None for Parquet.
+
+    Args:
+        path: the file.
+        also: see `read_table`.
 
     Raises:
         UserError: there is no such file, it is empty, or its ending is that of no table.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder: give a CSV, TSV or Parquet file.")
+        raise UserError(f"{path} is a folder: give a file.")
     if not path.exists():
-        raise UserError(f"{path} does not exist: give the path of a CSV, TSV or Parquet file.")
-    ending = path.suffix.lower()
+        raise UserError(f"{path} does not exist: check its name.")
+    packed, ending = path.suffix.lower() == ".gz", Path(path.name.lower().removesuffix(".gz")).suffix
+    if packed and ending in _PARQUET:
+        raise UserError(f"{path} is Parquet within gzip: unpack it, since Parquet is compressed in itself.")
     if ending not in _SEPARATORS.keys() | _PARQUET:
-        raise UserError(
-            f"{path} ends in {ending or 'nothing'}: give a file that ends in .csv, .tsv or .parquet."
-        )
+        whole = f"{ending}{'.gz' if packed else ''}" or "nothing"
+        read = ", ".join([".csv", ".tsv", ".csv.gz", ".tsv.gz", *also])
+        raise UserError(f"{path} ends in {whole}: give a file that ends in {read} or .parquet.")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty: give a file with a header and rows.")
     return _SEPARATORS.get(ending)
@@ -177,14 +197,30 @@ def choose_columns(
 
 
 def _header(path: Path, separator: str) -> list[str]:
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         start = stream.read(4096)
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start:
+    if not start:
+        raise UserError(f"{path} is empty: give a file with a header and rows.")
+    if _is_binary(start):
         raise UserError(f"{path} is not UTF-8 text: save it as UTF-8.")
     _, names = next(_records(path, separator), (1, []))
     if not names:
         raise UserError(f"{path}, line 1 is blank: put the column names there.")
+    if any("\0" in name for name in names):
+        raise UserError(f"{path}, line 1 holds a NUL byte: remove it.")
     return [_utf8(name, path, 1) for name in names]
+
+
+def _is_binary(start: bytes) -> bool:
+    """Whether a file is UTF-16, with its mark or without, or no text at all; a lone NUL byte is a slip."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in start[:2]:
+        return True
+    line = start.partition(b"\n")[0]
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(line)
+    except UnicodeDecodeError:
+        return b"\0" in line
+    return False
 
 
 def _read_csv(
@@ -212,7 +248,7 @@ def _explain(path: Path, separator: str, width: int) -> UserError:
                 return _ragged(path, line, len(cells), width)
     except UserError as found:
         return found
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         odd = next((line for line, text in enumerate(stream, start=1) if text.count(b'"') % 2), None)
     where = f"{path}, line {odd}" if odd else str(path)
     advice = "write a cell with quotation marks as " + '"a ""quoted"" word".'
@@ -223,7 +259,7 @@ def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
     """Raise for a row with too few cells, which polars fills up with null."""
     if width == 1:
         return
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         quoted = any(b'"' in block for block in iter(lambda: stream.read(1 << 20), b""))
     if quoted:
         counts: Iterator[tuple[int, int]] = ((line, len(cells)) for line, cells in _records(path, separator))
@@ -255,15 +291,29 @@ def _ragged(path: Path, line: int, count: int, width: int) -> UserError:
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """First line number (from 1) and cells of each record; slow, for headers and error messages."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream, delimiter=separator)
-        line = 1
+    csv.field_size_limit(MAX_LINE)
+    line, last = 1, ""
+
+    def read() -> Iterator[str]:
+        nonlocal last
+        for last in text_lines(path):  # noqa: UP028 - the last one is looked at
+            yield last
+
+    reader = csv.reader(read(), delimiter=separator)
+    try:
         for cells in reader:
-            if line == 1 and cells:
-                cells[0] = cells[0].removeprefix("\ufeff")
+            if line == 1 and last.endswith("\r"):  # polars would take the whole file for the header
+                raise UserError(
+                    f"{path}, line 1 ends in a carriage return alone, as on an old Mac: save the file with "
+                    "line feeds."
+                )
             yield line, cells
             line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {line}: the record that begins there is longer than 64 MB: close its quotation "
+            "mark, or give a text file."
+        ) from error
 
 
 def _utf8(text: str, path: Path, line: int) -> str:

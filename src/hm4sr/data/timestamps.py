@@ -22,6 +22,8 @@ _ISO = (
     r" ?(?<zone>[Zz]|UTC|[+-]\d{2}(?::?\d{2})?)?)?$"
 )
 _DECIMAL = r"^\s*[+-]?\d+(?:\.\d*)?\s*$"
+_WHOLE = r"^\s*[+-]?\d+(?:\.0*)?\s*$"
+_TOO_LARGE = ("is too large, it does not fit into 64 bits", "write seconds, ms, us or ns since 1970")
 _CHUNK = 200_000
 
 
@@ -74,7 +76,7 @@ class _Reader:
         if wrong.any():
             row = int(wrong.fill_null(False).arg_max() or 0)
             value = self.column[row]
-            shown = "" if value is None or value == "" else f" {str(value)!r}"
+            shown = "" if value is None or value == "" else f" {str(value)[:40]!r}"
             raise UserError(f"{self.place(row)}: {self.column.name}{shown} {what}: {advice}.")
 
     def read(self) -> Times:
@@ -85,7 +87,7 @@ class _Reader:
             return self._texts()
         if kind.is_integer():
             numbers = self.column.cast(pl.Int64, strict=False)
-            self.refuse(numbers.is_null(), "does not fit into 64 bits", "mend the value")
+            self.refuse(numbers.is_null(), *_TOO_LARGE)
             return self._numbers(numbers)
         if kind == pl.Float64:
             return self._floats(self.column)
@@ -111,6 +113,7 @@ class _Reader:
                 self.refuse(
                     minority, "is written unlike the rest (dates and numbers are mixed)", "unify the column"
                 )
+        self.refuse(numbers.is_null() & self.column.str.contains(_WHOLE), *_TOO_LARGE)
         self.refuse(
             numbers.is_null(), "is not a whole number", "mend the value, or set --time-unit iso for dates"
         )
@@ -118,9 +121,12 @@ class _Reader:
 
     def _floats(self, values: pl.Series) -> Times:
         """Fractions of seconds and milliseconds are kept, as microseconds: they tell the order."""
-        usable = values.is_finite() & (values.abs() < 2**53)
+        if self.column.dtype != pl.String:  # digits that give infinity are too many
+            self.refuse(~values.is_finite(), "is not a whole number", "write timestamps as integers")
+        self.refuse(values.abs() >= 2**63, *_TOO_LARGE)
+        what = "is too large to be exact as a number with decimals"
+        self.refuse(values.abs() >= 2**53, what, "write all timestamps as integers")
         fractional = values != values.floor()
-        self.refuse(~usable, "is not a whole number", "write timestamps as integers")
         if not fractional.any():
             return self._numbers(values.cast(pl.Int64))
         whole = self._numbers(values.floor().cast(pl.Int64))
@@ -172,7 +178,7 @@ class _Reader:
         chunks = [_parse_iso(self.column.slice(start, _CHUNK)) for start in step]
         ticks = pl.concat([chunk["ticks"] for chunk in chunks])
         advice = "write 2014-07-23 or 2014-07-23T10:15:00Z, or whole seconds"
-        self.refuse(ticks.is_null(), "is neither an ISO date nor a whole number", advice)
+        self.refuse(ticks.is_null(), "is neither an ISO date nor a whole number of 64 bits", advice)
         if self.unit == "auto":
             naive = pl.concat([chunk["naive"] for chunk in chunks])
             zoned = pl.concat([chunk["zoned"] for chunk in chunks])

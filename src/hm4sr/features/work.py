@@ -102,10 +102,8 @@ def make_work(config: FeatureConfig, modality: Modality) -> Work:
     """
     name = config.text if modality == "text" else config.image
     assert name is not None
-    if name == BUILTIN and config.levels:
-        raise UserError(
-            f"--{modality} {BUILTIN} has no layers: leave out --levels, or encode it in its own run."
-        )
+    if name == BUILTIN:
+        _refuse_layers(config, modality)
     options = (config.layer, config.levels)
     if modality == "text":
         if name == BUILTIN:
@@ -123,6 +121,15 @@ def make_work(config: FeatureConfig, modality: Modality) -> Work:
 
     image = PretrainedImage(name, config.pooling, config.precision, config.image_batch, *options)
     return PictureWork(image, config.readers)
+
+
+def _refuse_layers(config: FeatureConfig, modality: Modality) -> None:
+    usual = FeatureConfig.model_fields
+    for setting in ("levels", "layer", "pooling"):
+        if getattr(config, setting) != usual[setting].default:
+            raise UserError(
+                f"--{modality} {BUILTIN} has no layers: leave out --{setting}, or encode it in its own run."
+            )
 
 
 def split(sources: Mapping[bytes, S], size: int) -> list[dict[bytes, S]]:

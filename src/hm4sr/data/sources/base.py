@@ -8,7 +8,8 @@ from typing import ClassVar
 import polars as pl
 
 from hm4sr.data.sources.bad_rows import BadRows
-from hm4sr.data.tables import Table, choose_columns
+from hm4sr.data.tables import Table
+from hm4sr.errors import UserError
 
 Columns = Sequence[tuple[str, str]]
 """Pairs of an option, which error messages name, and the column that it asks for."""
@@ -76,7 +77,12 @@ class Source(ABC):
             UserError: another column than that of the ids is required.
         """
         _, column = required[0]
-        choose_columns(self.log, [column], required, ())
+        for option, other in required:
+            if other != column:
+                raise UserError(
+                    f"{option} {other!r} asks for a column of items, but there is no file of them: give one "
+                    f"with --items, or leave {option} out."
+                )
         return Table(self.log, pl.DataFrame({column: ids}), None)
 
     @abstractmethod

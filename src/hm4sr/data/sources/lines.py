@@ -4,8 +4,6 @@ Memory holds one block and the columns that are wanted, however long the file is
 """
 
 import codecs
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,14 +15,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hm4sr.data.sources.bad_rows import BadRows
+from hm4sr.data.streams import BLOCK, MAX_LINE, unpacked, unpacking
 from hm4sr.data.tables import Table
 from hm4sr.errors import UserError
 from hm4sr.progress import Progress
-
-BLOCK = 8 << 20
-"""Bytes read at once (after decompression)."""
-MAX_LINE = 64 << 20
-"""A longer line is no record."""
 
 Schema = dict[str, Any]
 
@@ -180,20 +174,14 @@ class _open:  # noqa: N801 - reads like a function
             raise UserError(f"{self.path} does not exist: check its name.")
         try:
             self.raw: BinaryIO = self.path.open("rb")
-            compressed = self.raw.read(2) == b"\x1f\x8b"
-            self.raw.seek(0)
+            return self.raw, unpacked(self.raw)
         except OSError as error:
             raise UserError(f"{self.path} cannot be read ({error.strerror}): check its rights.") from error
-        return self.raw, gzip.GzipFile(fileobj=self.raw) if compressed else self.raw  # type: ignore[return-value]
 
     def __exit__(self, *_: object) -> None:
         self.raw.close()
 
 
 def _result(path: Path, waiting: "Future[tuple[bytes, int]]") -> tuple[bytes, int]:
-    try:
+    with unpacking(path):
         return waiting.result()
-    except EOFError as error:
-        raise UserError(f"{path} is cut off (gzip ends early): download it again.") from error
-    except (OSError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}): download it again.") from error

@@ -12,6 +12,7 @@ from hm4sr.data.sources.base import Columns, Source
 from hm4sr.data.sources.delimited import DelimitedParser
 from hm4sr.data.sources.lines import read_lines
 from hm4sr.data.sources.table import read_rows
+from hm4sr.data.streams import is_utf8
 from hm4sr.data.tables import Table, choose_columns, column_names
 from hm4sr.errors import UserError
 
@@ -132,9 +133,6 @@ def _with_genres(table: Table) -> Table:
 def _encoding(file: Path) -> str:
     """1M is in latin-1, 10M in UTF-8."""
     try:
-        file.read_bytes().decode()
-    except UnicodeDecodeError:
-        return "latin-1"
-    except OSError:
-        pass  # said better when it is read
-    return "utf-8"
+        return "utf-8" if is_utf8(file) else "latin-1"
+    except UserError:
+        return "utf-8"  # what is wrong is said better when it is read

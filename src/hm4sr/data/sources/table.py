@@ -1,11 +1,10 @@
 """The plain source, one table of interactions and one of items; and CSV files read past their bad rows."""
 
 import csv
-import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -13,6 +12,7 @@ import polars as pl
 from hm4sr.data.sources.bad_rows import BadRows
 from hm4sr.data.sources.base import Columns, Source
 from hm4sr.data.sources.lines import LineTable
+from hm4sr.data.streams import MAX_LINE, text_lines
 from hm4sr.data.tables import Table, choose_columns, column_names, read_table, separator_of
 from hm4sr.errors import UserError
 
@@ -47,8 +47,8 @@ def read_rows(
         required: pairs of an option and the column that it asks for.
         optional: columns that may be absent.
         ids: columns to return as Categorical.
-        bad: what to do with lines that have too many or too few cells, stray quotation marks or bytes that
-            are not UTF-8.
+        bad: what to do with lines that have too many or too few cells, stray quotation marks, NUL bytes or
+            bytes that are not UTF-8.
 
     Raises:
         UserError: see `hm4sr.data.tables.read_table`.
@@ -89,19 +89,18 @@ def read_csv(
     types = {name: pl.Categorical if name in ids else pl.String for name in wanted}
     frames, rows = [], []
     lines: list[int] = []
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        records = _records(stream, separator, len(names))
-        if header:
-            next(records)
-        for line, cells, wrong in records:
-            if wrong:
-                bad.report(path, f"{path}, line {line}", wrong)
-                continue
-            lines.append(line)
-            rows.append([cells[place] or None for place in places])
-            if len(rows) == _ROWS_AT_ONCE:
-                frames.append(pl.DataFrame(rows, schema=types, orient="row"))
-                rows = []
+    records = _records(text_lines(path), separator, len(names))
+    if header:
+        next(records)
+    for line, cells, wrong in records:
+        if wrong:
+            bad.report(path, f"{path}, line {line}", wrong)
+            continue
+        lines.append(line)
+        rows.append([cells[place] or None for place in places])
+        if len(rows) == _ROWS_AT_ONCE:
+            frames.append(pl.DataFrame(rows, schema=types, orient="row"))
+            rows = []
     frames.append(pl.DataFrame(rows, schema=types, orient="row"))
     if not lines:
         first = bad.examples.get(path, ["it has none"])[0]
@@ -111,17 +110,17 @@ def read_csv(
     return LineTable(path, pl.concat(frames), separator, start, without_row.astype(np.int64))
 
 
-def _records(stream: TextIO, separator: str, width: int) -> Iterator[tuple[int, list[str], str]]:
+def _records(stream: Iterator[str], separator: str, width: int) -> Iterator[tuple[int, list[str], str]]:
     """First line, cells and what is wrong of each record; a bad one gives its lines back but the first."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    csv.field_size_limit(2 * MAX_LINE)  # more than a record can have
     pending: deque[str] = deque()
     line = 1
     while True:
         used: list[str] = []
 
         def take(used: list[str] = used) -> Iterator[str]:
-            while len(used) < _LONGEST_RECORD:
-                text = pending.popleft() if pending else stream.readline()
+            while len(used) < _LONGEST_RECORD and sum(map(len, used)) <= MAX_LINE:
+                text = pending.popleft() if pending else next(stream, "")
                 if not text:
                     return
                 used.append(text)
@@ -146,6 +145,8 @@ def _what_is_wrong(cells: list[str], used: list[str], width: int) -> str:
         return f"has {len(cells)} cells but the header has {width}"
     if any(not cell.isprintable() and any("\udc80" <= mark <= "\udcff" for mark in cell) for cell in cells):
         return "is not UTF-8 text"
+    if any("\0" in cell for cell in cells):
+        return "holds a NUL byte"
     if sum(text.count('"') for text in used) % 2:
         return "has a stray quotation mark"
     return ""
