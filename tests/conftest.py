@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 install_import_hook(["hm4sr.types", "hm4sr.nn", "hm4sr.models", "hm4sr.evaluation"], "beartype.beartype")
 
 import logging  # noqa: E402
+import signal  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -15,6 +16,9 @@ from hypothesis import settings  # noqa: E402
 
 settings.register_profile("hm4sr", deadline=None, print_blob=True)
 settings.load_profile("hm4sr")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a background job of a script begins
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
