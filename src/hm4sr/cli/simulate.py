@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from hm4sr.cli.options import Folder
 from hm4sr.errors import UserError
 
 
 @click.command()
-@click.option("--out", type=Path, required=True, help="Folder to create.")
+@click.option("--out", type=Folder(), required=True, help="Folder to create.")
 @click.option(
     "--preset",
     type=click.Choice(["shop", "games-size", "large"]),
@@ -62,8 +63,6 @@ def _prepared(out: Path, preset: str, given: dict[str, Any]) -> str:
 
 
 def _check_output(out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: give the name of a folder with --out.")
     if not out.exists() or not any(out.iterdir()):
         return
     if not force:

@@ -28,7 +28,7 @@ class DataConfig(Config):
     """Seed of the choice of those items; a smaller share is part of a larger one."""
     train_users: float = Field(1.0, gt=0, le=1)
     """Share of the users whose training events are learned from; all are judged, whole histories read."""
-    time_noise_days: float = Field(0.0, ge=0, le=36_500, allow_inf_nan=False)
+    time_noise_days: float = Field(0.0, ge=0, le=36_500)
     """Standard deviation, in days, of an error in the times that the model sees; the order stays."""
     change_seed: int = Field(0, ge=0)
     """Seed of the choice of those users and of those errors; a smaller share is part of a larger one."""
