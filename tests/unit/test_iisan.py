@@ -109,7 +109,7 @@ def test_the_chosen_levels_reach_the_towers(dtype):
     catalog = small_catalog(modalities=("text",), missing=False)
     text = catalog.features["text"]
     halved = replace(text, levels=text.levels.to(dtype), start=text.start.to(dtype))
-    model = build(replace(catalog, features={"text": halved}), levels="even")
+    model = build(replace(catalog, features={"text": halved}), levels="even", center_levels=False)
     items = torch.tensor([3, 7])
     start, second, fourth = model.levels["text"](items)
     assert torch.equal(start, halved.start.float()[None])
@@ -120,6 +120,35 @@ def test_the_chosen_levels_reach_the_towers(dtype):
         torch.testing.assert_close(model.item_states(items), expected)
         torch.testing.assert_close(model.item_states()[items], expected)
     assert not [key for key in model.state_dict() if "levels" in key]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_centred_levels_are_what_tells_items_apart_whatever_the_scale_of_the_encoder(dtype):
+    catalog = small_catalog(modalities=("text",))
+    text = catalog.features["text"]
+    present, common = text.present, 7 * torch.randn(text.levels.shape[1:])
+    shifted = replace(text, levels=(text.levels * 5 + common).to(dtype))
+    before = shifted.levels.clone()
+    found = build(replace(catalog, features={"text": shifted}), levels="all").levels["text"]
+    start, *levels = found(torch.arange(len(present)))
+    own = text.levels[present] - text.levels[present].mean(0)
+    expected = own / own[:, -1].square().mean().sqrt()
+    scale = shifted.levels[present, -1].float()
+    scale = (scale - scale.mean(0)).square().mean().sqrt()
+    torch.testing.assert_close(start[0], text.start / scale, atol=1e-4, rtol=2e-3)
+    torch.testing.assert_close(
+        torch.stack(levels, 1)[present], expected, atol=1e-5 if dtype == torch.float32 else 5e-3, rtol=1e-3
+    )
+    assert torch.equal(shifted.levels, before)
+
+
+def test_levels_that_tell_nothing_apart_are_zeros():
+    catalog = small_catalog(modalities=("text",))
+    text = catalog.features["text"]
+    alike = replace(text, levels=torch.ones_like(text.levels))
+    model = build(replace(catalog, features={"text": alike}))
+    assert not model.levels["text"].levels.any()
+    assert model.item_vectors().isfinite().all()
 
 
 def test_an_item_without_a_modality_does_not_read_its_zeros():

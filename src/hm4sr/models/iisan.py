@@ -29,6 +29,8 @@ class IISANConfig(TransformerConfig):
     """Width of an adapter's hidden layer."""
     levels: LevelRule = "even"
     """Blocks of the encoders that are read: every second one, all, or the last half; the start always is."""
+    center_levels: bool = True
+    """Read each block's states minus their mean over the items, at a common scale; published: as they are."""
     loss: Literal["full", "in-batch"] = "full"
     """Softmax over all items (or the sample of train.loss), or as published over those of the batch alone."""
 
@@ -55,7 +57,7 @@ class IISAN(ItemStateModel):
         super().__init__(config, catalog, rng)
         c = config
         require_features(catalog, self.name)
-        stored = stored_levels(dict(sorted(catalog.features.items())), c.levels, self.name)
+        stored = stored_levels(dict(sorted(catalog.features.items())), c.levels, self.name, c.center_levels)
         self.levels = nn.ModuleDict(stored)
         self.register_buffer("present", presence(catalog.features), persistent=False)
         widths = [len(levels.start) for levels in stored.values()]

@@ -14,6 +14,7 @@ from hm4sr.types import ItemFeatures
 
 LevelRule = Literal["even", "all", "last"]
 _GATE_TEMPERATURE = 0.1
+_CHUNK_ROWS = 4_096
 
 
 def chosen_levels(rule: LevelRule, blocks: Mapping[str, int]) -> dict[str, list[int]]:
@@ -31,19 +32,29 @@ def chosen_levels(rule: LevelRule, blocks: Mapping[str, int]) -> dict[str, list[
 
 
 class CachedLevels(nn.Module):
-    """One modality's hidden states as a constant: the common start, then the chosen blocks."""
+    """One modality's hidden states as a constant: the common start, then the chosen blocks.
+
+    Args:
+        features: with the hidden states of an encoder.
+        blocks: which of them (1..J).
+        center: give the states of each block minus their mean over the items that have them, in units of
+            the root mean square of what is left of the last block, and the start in these units. An encoder's
+            states share a large common part, and differ from encoder to encoder in scale.
+    """
 
     start: Tensor
     levels: Tensor
 
-    def __init__(self, features: ItemFeatures, blocks: list[int]):
+    def __init__(self, features: ItemFeatures, blocks: list[int], center: bool = False):
         super().__init__()
         assert features.levels is not None
         assert features.start is not None
         device = torch.empty(0).device
-        chosen = features.levels[:, [block - 1 for block in blocks]].to(device)
-        self.register_buffer("levels", chosen, persistent=False)
-        self.register_buffer("start", features.start.to(device), persistent=False)
+        levels, start = features.levels[:, [block - 1 for block in blocks]], features.start
+        if center and not levels.is_meta:
+            start = (start / _center(levels, features.present)).to(start.dtype)
+        self.register_buffer("levels", levels.to(device), persistent=False)
+        self.register_buffer("start", start.to(device), persistent=False)
 
     def forward(self, items: Int[Tensor, "U"]) -> list[Float[Tensor, "#U F"]]:
         """States of the items at the start (one row for all) and after each chosen block, in float32."""
@@ -51,10 +62,31 @@ class CachedLevels(nn.Module):
         return [self.start.float()[None], *levels.unbind(1)]
 
 
+def _center(levels: Float[Tensor, "V J F"], present: Bool[Tensor, "V"]) -> Float[Tensor, ""]:
+    """In place: minus the mean of the present rows, over the last block's root mean square without it.
+
+    That is returned.
+    """
+    rows = torch.split(present.nonzero()[:, 0], _CHUNK_ROWS)
+    count = present.sum().clamp_min(1)
+    total = levels.new_zeros(levels.shape[1:], dtype=torch.float64)
+    for chunk in rows:
+        total += levels[chunk].double().sum(0)
+    mean = total / count
+    squares = total.new_zeros(())
+    for chunk in rows:
+        squares += (levels[chunk, -1] - mean[-1]).square().sum()
+    scale = (squares / (count * levels.shape[2])).sqrt()
+    scale = scale.where(scale > 0, torch.ones_like(scale))
+    for chunk in torch.split(torch.arange(len(levels), device=levels.device), _CHUNK_ROWS):
+        levels[chunk] = ((levels[chunk] - mean) / scale).to(levels.dtype)
+    return scale
+
+
 def stored_levels(
-    features: Mapping[str, ItemFeatures], rule: LevelRule, model: str
+    features: Mapping[str, ItemFeatures], rule: LevelRule, model: str, center: bool = False
 ) -> dict[str, CachedLevels]:
-    """The levels of every modality, by name.
+    """The levels of every modality, by name; `center` as in `CachedLevels`.
 
     Raises:
         UserError: the hidden states of one were not kept.
@@ -68,7 +100,8 @@ def stored_levels(
             )
     blocks = {name: given.levels.shape[1] for name, given in features.items() if given.levels is not None}
     return {
-        name: CachedLevels(features[name], chosen) for name, chosen in chosen_levels(rule, blocks).items()
+        name: CachedLevels(features[name], chosen, center)
+        for name, chosen in chosen_levels(rule, blocks).items()
     }
 
 
