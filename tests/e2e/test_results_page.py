@@ -1,4 +1,4 @@
-"""Every figure of quality in the README and in docs/results.md against the committed reports of the runs."""
+"""The tables of the README and of docs/results.md against the committed reports of the runs."""
 
 import json
 import re
@@ -222,13 +222,13 @@ def reports() -> Reports:
     return found
 
 
-def test_every_figure_of_the_results_page_is_that_of_the_committed_reports(reports):
+def test_the_tables_of_the_results_page_are_those_of_the_committed_reports(reports):
     checked = [check(row, reports) for row in tables(RESULTS.parent / "results.md") if row.dataset]
     assert not [line for wrong, _ in checked for line in wrong]
     assert sum(compared for _, compared in checked) > 600
 
 
-def test_every_figure_of_quality_in_the_readme_is_that_of_the_committed_reports(reports):
+def test_the_quality_in_the_tables_of_the_readme_is_that_of_the_committed_reports(reports):
     wrong, compared = [], 0
     for row in tables(ROOT / "README.md"):
         for header, cell in row.cells:

@@ -1,5 +1,6 @@
 """Stored hidden states of frozen encoders, and small networks beside them (IISAN, section 3)."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 
 from hm4sr.errors import UserError
 from hm4sr.nn.init import linear, zeros
+from hm4sr.nn.projection import mean_present
 from hm4sr.types import ItemFeatures
 
 LevelRule = Literal["even", "all", "last"]
 _GATE_TEMPERATURE = 0.1
-_CHUNK_ROWS = 4_096
 
 
 def chosen_levels(rule: LevelRule, blocks: Mapping[str, int]) -> dict[str, list[int]]:
@@ -45,7 +46,7 @@ class CachedLevels(nn.Module):
     start: Tensor
     levels: Tensor
 
-    def __init__(self, features: ItemFeatures, blocks: list[int], center: bool = False):
+    def __init__(self, features: ItemFeatures, blocks: list[int], center: bool):
         super().__init__()
         assert features.levels is not None
         assert features.start is not None
@@ -67,24 +68,17 @@ def _center(levels: Float[Tensor, "V J F"], present: Bool[Tensor, "V"]) -> Float
 
     That is returned.
     """
-    rows = torch.split(present.nonzero()[:, 0], _CHUNK_ROWS)
-    count = present.sum().clamp_min(1)
-    total = levels.new_zeros(levels.shape[1:], dtype=torch.float64)
-    for chunk in rows:
-        total += levels[chunk].double().sum(0)
-    mean = total / count
-    squares = total.new_zeros(())
-    for chunk in rows:
-        squares += (levels[chunk, -1] - mean[-1]).square().sum()
-    scale = (squares / (count * levels.shape[2])).sqrt()
-    scale = scale.where(scale > 0, torch.ones_like(scale))
-    for chunk in torch.split(torch.arange(len(levels), device=levels.device), _CHUNK_ROWS):
-        levels[chunk] = ((levels[chunk] - mean) / scale).to(levels.dtype)
+    for block in levels.unbind(1):
+        block -= mean_present(block, present)
+    left = levels[present, -1]
+    scale: Tensor = torch.linalg.vector_norm(left, dtype=torch.float64) / math.sqrt(max(1, left.numel()))
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    levels /= scale
     return scale
 
 
 def stored_levels(
-    features: Mapping[str, ItemFeatures], rule: LevelRule, model: str, center: bool = False
+    features: Mapping[str, ItemFeatures], rule: LevelRule, model: str, center: bool
 ) -> dict[str, CachedLevels]:
     """The levels of every modality, by name; `center` as in `CachedLevels`.
 

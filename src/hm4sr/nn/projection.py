@@ -86,7 +86,9 @@ class FeatureProjection(FrozenFeatures):
         center: bool = False,
     ):
         super().__init__(features)
-        mean = _mean(features).to(self.features.device) if center else None
+        mean = None
+        if center:
+            mean = mean_present(features.vectors, features.present).to(self.features.device)
         self.register_buffer("mean", mean, persistent=False)
         self.linear = linear(features.vectors.shape[1], dim, rng)
         absent = not bool(features.present[1:].all())
@@ -147,12 +149,12 @@ class FeatureProjection(FrozenFeatures):
         return x
 
 
-def _mean(features: ItemFeatures) -> Float[Tensor, "F"]:
-    """Mean of the vectors that are there."""
-    chunks = (torch.split(whole, _CHUNK_ROWS) for whole in (features.vectors, features.present))
-    sums = [there.double() @ vectors.double() for vectors, there in zip(*chunks, strict=True)]
+def mean_present(vectors: Float[Tensor, "V F"], present: Bool[Tensor, "V"]) -> Float[Tensor, "F"]:
+    """Mean of the vectors that are there, in float32."""
+    chunks = (torch.split(whole, _CHUNK_ROWS) for whole in (vectors, present))
+    sums = [there.double() @ rows.double() for rows, there in zip(*chunks, strict=True)]
     total: Tensor = torch.stack(sums).sum(0)
-    return (total / features.present.sum().clamp_min(1)).float()
+    return (total / present.sum().clamp_min(1)).float()
 
 
 class _FrozenProduct(torch.autograd.Function):
