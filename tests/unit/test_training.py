@@ -161,6 +161,25 @@ def test_prefixes_can_be_learned_one_by_one(dataset):
     assert trained.progress.metrics[0]["losses"]["main"] > 0
 
 
+def test_windows_of_a_long_history_share_half_of_their_events_unless_told(tmp_path, monkeypatch):
+    long = make_dataset(tmp_path / "long", lengths=(22, 30))
+    real, learned = loop.TrainingBatches, []
+
+    def spy(log, windows, batch_targets):
+        taken = windows.take(np.arange(len(windows)))
+        first, end = log.bounds("train")
+        assert (taken.lengths - taken.first_target).sum() == (end - first - 1).sum()
+        learned.append(int(taken.first_target.max()))
+        return real(log, windows, batch_targets)
+
+    monkeypatch.setattr(loop, "TrainingBatches", spy)
+    experiment = experiment_on(long, "sasrec", epochs=1)
+    for context in (None, 0, 7):
+        data = experiment.data.model_copy(update={"window_context": context})
+        train(experiment.model_copy(update={"data": data}), long)
+    assert learned == [4, 0, 7]
+
+
 def test_a_loss_that_is_not_a_number_is_explained(dataset):
     with pytest.raises(UserError, match=r"not a number.*learning_rate"):
         train(experiment_on(dataset, "sasrec", learning_rate=1e20, precision="float32"), dataset)
