@@ -46,8 +46,7 @@ class Bench:
         model.negatives = train.negatives if sampled else 0
         optimizer = Optimizer(model, train.learning_rate, train.weight_decay, sampled, train.average_decay)
         parallel = model.parallel if train.parallel is None else train.parallel
-        data = experiment.data
-        windows = training_windows(dataset.events, data.max_length, parallel, data.context)
+        windows = training_windows(dataset.events, experiment.data.max_length, parallel)
         batches = TrainingBatches(dataset.events, windows, train.batch_targets)
         return cls(dataset, model, optimizer, batches, device)
 

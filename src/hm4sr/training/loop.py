@@ -229,7 +229,7 @@ def _training_batches(
         log,
         experiment.data.max_length,
         model.parallel if parallel is None else parallel,
-        experiment.data.context,
+        experiment.data.window_context,
     )
     if not len(windows):
         raise UserError(f"{dataset.path} has no training targets: prepare it with longer histories.")

@@ -34,14 +34,8 @@ class DataConfig(Config):
     """Seed of the choice of those users and of those errors; a smaller share is part of a larger one."""
     max_length: int = Field(50, gt=0)
     """Events of a history that a model sees (L)."""
-    window_context: int | None = Field(None, ge=0)
-    """Events that a further window of a long training history repeats from the one before it, so that its
-    first targets have a past; left out, half of `max_length`."""
-
-    @property
-    def context(self) -> int:
-        """`window_context`, worked out."""
-        return self.max_length // 2 if self.window_context is None else self.window_context
+    window_context: int = Field(0, ge=0)
+    """Events that a further window of a long training history repeats from the one before it."""
 
     @field_validator("features")
     @classmethod
@@ -142,7 +136,7 @@ class Experiment(Config):
                 f"{where}: train.weight_decay would touch every item: set it to 0 for a sampled loss."
             )
         experiment._check_sharding(where)
-        if experiment.data.context >= experiment.data.max_length:
+        if experiment.data.window_context >= experiment.data.max_length:
             raise UserError(f"{where}: data.window_context must be less than data.max_length: lower it.")
         return experiment
 
