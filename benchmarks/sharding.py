@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before there is a group, which it would keep for good: training/parallel.py
 import torch.multiprocessing as multiprocessing
 
 from hm4sr.cli.output import print_table
