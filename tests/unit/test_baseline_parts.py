@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contract.catalogs import SPRING, histories, prefix_of, small_catalog, small_model
 from hm4sr.nn.frequency import FrequencyAttention, band_filter, circular_correlation, frequency_band
-from hm4sr.nn.intervals import IntervalAttention, personal_intervals
+from hm4sr.nn.intervals import IntervalAttention, personal_intervals, present_intervals
 from hm4sr.nn.losses import nt_xent, one_against_one
 from hm4sr.nn.recurrence import linear_recurrence
 from hm4sr.nn.sampling import draw_unseen
@@ -110,6 +110,18 @@ def test_intervals_equal_the_naive_ones(gaps, largest):
         for j in range(i + 1):
             apart = int(times[0, i] - times[0, j])
             assert int(found[i, j]) == min(largest, apart // shortest)
+
+
+@pytest.mark.parametrize(
+    ("largest", "occurring", "rows"), [(256, 3, 64), (256, 64, 64), (256, 65, 128), (70, 65, 71), (1, 2, 2)]
+)
+def test_only_intervals_that_occur_are_numbered(largest, occurring, rows):
+    values = torch.randperm(largest + 1, generator=generator())[:occurring]
+    intervals = values[torch.arange(3 * 5 * 5) % occurring].view(3, 5, 5)
+    numbers, found = present_intervals(intervals, largest)
+    assert torch.equal(found[numbers], intervals)
+    assert len(found) == rows
+    assert int(numbers.max()) == min(occurring, 75) - 1
 
 
 @pytest.mark.parametrize("heads", [1, 2])

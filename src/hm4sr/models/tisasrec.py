@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hm4sr.models.base import ModelConfig, SeqRecModel, register
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import embedding, linear, xavier_std
-from hm4sr.nn.intervals import IntervalAttention, personal_intervals
+from hm4sr.nn.intervals import IntervalAttention, personal_intervals, present_intervals
 from hm4sr.nn.ranks import gather, once
 from hm4sr.types import Catalog, SeqBatch
 
@@ -83,6 +83,9 @@ class TiSASRec(SeqRecModel):
             for table in (self.position_keys, self.position_values)
         )
         tables = (self.dropout(self.interval_keys.weight), self.dropout(self.interval_values.weight))
+        if intervals.is_cpu:  # elsewhere the host would wait for the number of rows
+            intervals, rows = present_intervals(intervals, self.config.max_interval)
+            tables = (tables[0].index_select(0, rows), tables[1].index_select(0, rows))
         for block in self.stack:
             x = block(x, intervals, positions, tables)
         hidden: Tensor = self.norm(x)

@@ -11,6 +11,7 @@ from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import linear, xavier_std
 
 _NEVER = 2**62
+_STEP = 64
 
 
 def personal_intervals(
@@ -33,6 +34,27 @@ def personal_intervals(
     unit = torch.where(unit == _NEVER, 1, unit)
     apart = (times[:, :, None] - times[:, None, :]).abs()
     return apart.div(unit[:, :, None], rounding_mode="floor").clamp_max(largest)
+
+
+def present_intervals(
+    intervals: Int[Tensor, "B L L"], largest: int
+) -> tuple[Int[Tensor, "B L L"], Int[Tensor, " R"]]:
+    """Number the intervals that occur, so that tables need no others; short histories have few.
+
+    Args:
+        intervals: 0 to `largest`.
+        largest: k.
+
+    Returns:
+        their numbers, and the interval of each number; then zeros up to a multiple of 64, since each new
+        shape costs the compilation of a kernel.
+    """
+    occurs = torch.zeros(largest + 1, dtype=torch.bool, device=intervals.device)
+    occurs[intervals.flatten()] = True
+    found = occurs.nonzero()[:, 0]
+    numbers = occurs.cumsum(0) - 1
+    wanted = min(-len(found) % _STEP, largest + 1 - len(found))
+    return numbers[intervals], torch.cat([found, found.new_zeros(wanted)])
 
 
 class IntervalAttention(nn.Module):
