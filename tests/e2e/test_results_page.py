@@ -62,6 +62,7 @@ LABELS = {
     "HM4SR -Image (text alone)": "HM4SR -Image",
     "HM4SR -Text (pictures alone)": "HM4SR -Text",
     "none": "HM4SR",
+    "TiSASRec, prefixes one by one": "TiSASRec (prefixes)",
 }
 """Labels of rows that are named otherwise in a table, beside `PATTERNS`; other names are labels."""
 
@@ -69,6 +70,7 @@ LABELS_BY_HASH = {"SASRec, all positions": "SASRec"}
 """Where a day is ordered by a hash, SASRec was trained at all positions alone."""
 
 PATTERNS = {
+    r"(.+), learning rate \.(\d+)": r"\1 (learning rate 0.\2)",
     r"-(\w+)": r"HM4SR -\1",
     r"(interval only|absolute only|cos|day|day of year)": r"HM4SR time \1",
     r"sampled, ([\d,]+) negatives, weights not averaged": r"SASRec (sampled \1)",
@@ -78,7 +80,7 @@ PATTERNS = {
     r"(\d+) days": r"HM4SR times off by \1 days",
 }
 
-PEAKS = {"hm4sr-plus": {1, 2, 3}}
+PEAKS = {"hm4sr-plus": {1, 2, 3}, "hm4sr-plus (learning rate 0.001)": {1, 2, 3}}
 """Seeds whose peak of memory is the default's: the others kept 1,024 compiled kernels (docs/log.md)."""
 
 SHARES = {
