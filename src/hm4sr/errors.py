@@ -14,6 +14,10 @@ class WritingError(UserError):
     """A full disk, missing rights and the like: no fault of what was to be written."""
 
 
+class DivergedError(UserError):
+    """A loss, score or vector is no number: the fault of the settings, mostly of the learning rate."""
+
+
 class StoppedError(KeyboardInterrupt):
     """Stopped by a signal, at a moment when nothing is half done.
 

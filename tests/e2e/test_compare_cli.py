@@ -65,6 +65,13 @@ def test_compare_trains_once_and_writes_every_form(folder: Path, capsys: pytest.
     for name, text in first.items():  # the paper's order of models, HM4SR last
         assert sorted(third[name].splitlines()) == sorted(text.splitlines())
 
+    # Of one model there is no significance: none of an earlier comparison stays beside its tables.
+    assert (folder / "third" / "significance.csv").exists()
+    (folder / "third" / "mine.csv").write_text("kept")
+    assert run("compare", configs[0], *options, "--no-train", "--out", folder / "third") == 0
+    assert not (folder / "third" / "significance.csv").exists()
+    assert (folder / "third" / "mine.csv").exists()
+
 
 def test_mistakes_are_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, out = folder / "sasrec.toml", folder / "mistake"
@@ -72,7 +79,9 @@ def test_mistakes_are_one_sentence(folder: Path, capsys: pytest.CaptureFixture[s
         (): "--reports",
         (config, "--seeds", "one"): "1,2,3",
         (config, "--seeds", "3-1"): "3-1",
-        (config, "--seeds", "1-99999999999"): "10,000 seeds",
+        (config, "--seeds", "1-99999999999"): "2^31",
+        (config, "--seeds", "1-99999"): "10,000 seeds",
+        (config, "--seeds", "4294967296"): "2^31",
         (config, "--runs", config): f"{config} is a file, not a folder: choose another --runs",
         (config, "--runs", config / "within"): f"{config} is a file",
         (config, "--export", config): "choose another --export",

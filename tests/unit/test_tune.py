@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_training import make_dataset
 
 from hm4sr.config import read_toml, to_toml
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import UserError
+from hm4sr.errors import DivergedError, UserError
 from hm4sr.experiments import launch
 from hm4sr.experiments import trial as trial_module
 from hm4sr.experiments.space import Space, placed, point_key
@@ -137,13 +138,78 @@ def test_a_point_that_diverges_counts_and_scores_nothing(dataset, tmp_path, monk
         row = {"epoch": 1, "valid": {"ndcg@20": 0.4}, "train_seconds": 1.0, "valid_seconds": 0.5}
         on_epoch(row)
         if experiment.train.learning_rate > 0.01:
-            raise UserError("the loss is not a number in epoch 2: lower train.learning_rate.")
+            raise DivergedError("the loss is not a number in epoch 2: lower train.learning_rate.")
 
     monkeypatch.setattr(trial_module, "train", train)
     space = space_of(tmp_path, RATES)
     trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(3)
     assert [trial.score for trial in trials] == [0.4, 0.4, 0.0]
     assert trials[-1].point == {"train.learning_rate": 0.02}
+
+
+def test_where_every_point_diverges_there_is_no_winner(dataset, tmp_path):
+    space = space_of(tmp_path, '"train.learning_rate" = [1e30, 1e35]\n')
+    with pytest.raises(UserError, match=r"no point of .*space.toml could be trained.* not a number"):
+        Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(3)
+    assert not (tmp_path / "out" / "best.toml").exists()
+    rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
+    assert [float(row["ndcg@20"]) for row in rows] == [0.0, 0.0], "they count all the same"
+
+
+def test_where_no_point_goes_together_there_is_no_winner(dataset, tmp_path):
+    base = base_of(dataset)
+    base["model"]["heads"] = 2
+    space = space_of(tmp_path, '"model.dim" = [18, 8]\n"model.heads" = [4, 2]\n')
+    search = Search(base, "base.toml", space, tmp_path / "out")
+    space.choices.update({"model.dim": [18], "model.heads": [4]})  # which `Space.check` refuses otherwise
+    with pytest.raises(UserError, match=r"no point of .* could be trained.*heads"):
+        search.run(3)
+    assert not (tmp_path / "out" / "best.toml").exists()
+
+
+def test_values_that_clash_with_the_configuration_alone_are_a_space(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "train", fake_training([], lambda experiment: [0.1]))
+    space = space_of(tmp_path, '"model.heads" = [3]\n"model.dim" = [24, 48]\n')
+    trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(4)
+    assert sorted(trial.point["model.dim"] for trial in trials) == [24, 48]
+
+
+def test_a_device_that_is_not_here_costs_no_point(dataset, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    space = space_of(tmp_path, RATES)
+    base = base_of(dataset, device="cuda")
+    with pytest.raises(UserError, match="device 'cuda' is not available"):
+        Search(base, "base.toml", space, tmp_path / "out").run(3)
+    assert not (tmp_path / "out" / "trials.csv").exists()
+
+
+def test_a_mistake_in_the_configuration_is_not_laid_to_the_space(dataset, tmp_path):
+    base = base_of(dataset)
+    base["model"]["nosuch"] = 1
+    with pytest.raises(UserError, match=r"^base.toml.*nosuch"):
+        Search(base, "base.toml", space_of(tmp_path, RATES), tmp_path / "out")
+
+
+def test_a_journal_that_ends_in_half_a_line_is_mended(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "train", fake_training([], lambda experiment: [0.1]))
+    space = space_of(tmp_path, RATES)
+    Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(1)
+    journal = tmp_path / "out" / "journal.log"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    trials = Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(3)
+    assert sorted(trial.point["train.learning_rate"] for trial in trials) == [1e-6, 1e-5, 0.02]
+
+
+def test_a_journal_that_is_damaged_is_named(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "train", fake_training([], lambda experiment: [0.1]))
+    space = space_of(tmp_path, RATES)
+    Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(1)
+    journal = tmp_path / "out" / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], b"no JSON\n", *lines[2:]]))
+    with pytest.raises(UserError, match=r"journal.log is damaged"):
+        Search(base_of(dataset), "base.toml", space, tmp_path / "out").run(3)
 
 
 def test_values_that_do_not_go_together_are_passed_over(dataset, tmp_path, monkeypatch):
@@ -177,6 +243,11 @@ def test_values_may_be_lists(dataset, tmp_path, monkeypatch):
         ('"model.name.x" = [1]', "section"),
         ('"model.dropout" = ["much"]', "much"),
         ('"data.path" = ["x"]', "cannot be searched"),
+        ('"train.monitor" = ["ndcg@10", "ndcg@20"]', "cannot be searched"),
+        ('"model.dropout" = [0, 0.0, 0.1]', "twice"),
+        ('"model.dropout" = [nan, 0.1]', "finite"),
+        ('"model.dropout" = [1979-05-27]', "only finite numbers"),
+        ('"model.heads" = [3]\n"model.dim" = [8, 16]', "heads"),
         ("", "one table"),
     ],
 )

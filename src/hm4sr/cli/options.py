@@ -40,6 +40,8 @@ def read_seeds(ctx: click.Context, parameter: click.Parameter, value: str | None
             break
         if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) < int(first):
             raise UserError(f"--{parameter.name} {value!r} is not a list of seeds: write 1,2,3 or 1-3.")
+        if int(last or first) >= 2**31:
+            raise UserError(f"--{parameter.name} {value!r}: a seed is less than 2^31, write a smaller one.")
         if int(last or first) - int(first) >= MOST_SEEDS:
             raise UserError(
                 f"--{parameter.name} {value!r} names more than {MOST_SEEDS:,} seeds: write fewer."

@@ -41,7 +41,9 @@ _SHOWN = 10
     show_default=True,
     help="Rule that stops trials early, by the validation score after each epoch.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the search."
+)
 @options.workers("Trials")
 @options.address("Try")
 def command(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hm4sr.data.batches import evaluation_batches, make_batch
 from hm4sr.data.dataset import EventLog, Part
-from hm4sr.errors import UserError
+from hm4sr.errors import DivergedError
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.seen import seen_at_end
 from hm4sr.types import SeqBatch
@@ -54,7 +54,7 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
     So a model that scores everything alike is last, not first.
 
     Raises:
-        UserError: a target's score is not a number.
+        DivergedError: a target's score is not a number.
     """
     wanted = scores.gather(1, targets[:, None])
     if scores.device.type == "cpu":  # numpy counts truth values eight times as fast as torch sums them
@@ -66,7 +66,7 @@ def target_ranks(scores: Float[Tensor, "B V"], targets: Int[Tensor, "B"]) -> Int
 
 def _checked(ranks: Int[Tensor, "B"]) -> Int[Tensor, "B"]:
     if bool((ranks == 0).any()):
-        raise UserError(f"a score is not a number: {_DIVERGED}")
+        raise DivergedError(f"a score is not a number: {_DIVERGED}")
     return ranks
 
 
@@ -112,11 +112,11 @@ def rank_events(
             the newest 1,000), and the target; otherwise, the protocol, among all.
 
     Raises:
-        UserError: a score or an item's vector is not a number.
+        DivergedError: a score or an item's vector is not a number.
     """
     with judging(model) as candidates:
         if not bool(candidates.isfinite().all()):
-            raise UserError(f"an item's vector is not a number: {_DIVERGED}")
+            raise DivergedError(f"an item's vector is not a number: {_DIVERGED}")
         return _rank_with(model, candidates, log, targets, device, unseen)
 
 

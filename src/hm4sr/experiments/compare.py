@@ -187,7 +187,10 @@ def measure_speeds(records: Records, dataset: Dataset) -> None:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write comparison.md, .tex and .html, and a CSV file for each table; returns their paths."""
+    """Write comparison.md, .tex and .html, and a CSV file for each table; returns their paths.
+
+    Tables of an earlier comparison that this one has not are removed: they would be about other models.
+    """
     tables = comparison.tables()
     title = comparison.title
     texts = {
@@ -197,6 +200,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     }
     for name, text in texts.items():
         write_text(folder / name, text)
+    for earlier in (folder / "significance.csv", folder / "paper.csv", *folder.glob("segment-*.csv")):
+        if earlier.name not in texts:
+            earlier.unlink(missing_ok=True)
     page = folder / "comparison.html"
     sections = [to_html(tables[0]), _curves(comparison), *map(to_html, tables[1:])]
     write_document(page, title, " ".join(comparison.lead), sections)

@@ -9,7 +9,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from hm4sr.config import assign, read_toml
 from hm4sr.errors import UserError
 from hm4sr.training.settings import Experiment
+
+_POINTS_CHECKED = 200
 
 Point = dict[str, Any]
 """A value for each key of a space."""
@@ -51,9 +53,17 @@ class Space:
         for key, choices in search.items():
             if not isinstance(choices, list) or not choices:
                 raise UserError(
-                    f'{path}: {key} must be a list of values, in quotes if it has a dot ("{key}" = [...]).'
+                    f"{path}: {key} must be a list of one value or more, "
+                    f'in quotes if it has a dot ("{key}" = [...]).'
                 )
-            if len({json.dumps(value) for value in choices}) < len(choices):
+            try:
+                json.dumps(choices, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{path}: {key} = {choices}: only finite numbers, texts, true, false, lists and tables "
+                    "can be tried; drop the others."
+                ) from error
+            if any(value in choices[:place] for place, value in enumerate(choices)):
                 raise UserError(f"{path}: {key} lists a value twice: drop one of them.")
         return cls(path, search)
 
@@ -71,20 +81,30 @@ class Space:
         """Find keys and values that the experiment does not take, before anything is trained.
 
         Raises:
-            UserError: none of a key's values is taken. One that clashes with another key is found when they
-            meet.
+            UserError: none of a key's values is taken, nor is a point. One that clashes with another key is
+            found when they meet.
         """
         for key, choices in self.choices.items():
-            if key == "data.path":
-                raise UserError(f"{self.path}: data.path cannot be searched: drop it.")
+            if key in ("data.path", "train.monitor"):
+                raise UserError(f"{self.path}: {key} cannot be searched, its scores do not compare: drop it.")
             problems = []
             for value in choices:
                 try:
                     Experiment.build(placed(base, {key: value}), str(self.path))
                 except UserError as error:
                     problems.append(error)
-            if len(problems) == len(choices):
+            if len(problems) == len(choices) and not self._goes_together(base):
                 raise problems[0]
+
+    def _goes_together(self, base: Mapping[str, Any]) -> bool:
+        """Whether one of the first points is taken, though its values may not be by themselves."""
+        for point in islice(self.points(), _POINTS_CHECKED):
+            try:
+                Experiment.build(placed(base, point), str(self.path))
+            except UserError:
+                continue
+            return True
+        return False
 
     def of(self, base: Mapping[str, Any]) -> Point | None:
         """The point that a configuration already stands at, if it is one of the space."""

@@ -6,6 +6,7 @@ each other prune each other as trials in a row do.
 
 import json
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import UserError, WritingError
+from hm4sr.errors import DivergedError, UserError, WritingError
 from hm4sr.experiments.launch import only_one, run_process
 from hm4sr.files import read_json, write_json
 from hm4sr.training.checkpoint import newest_whole, saved_states
@@ -41,6 +42,9 @@ def open_study(folder: Path, pruner: Pruner, epochs: int) -> Any:
         folder: of the search.
         pruner: rule that stops trials early.
         epochs: most epochs of a trial.
+
+    Raises:
+        UserError: its journal is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
@@ -49,13 +53,34 @@ def open_study(folder: Path, pruner: Pruner, epochs: int) -> Any:
         "hyperband": optuna.pruners.HyperbandPruner(min(_WARMUP_EPOCHS, epochs), epochs),
         "none": optuna.pruners.NopPruner(),
     }
-    return optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
-        study_name="tune",
-        direction="maximize",
-        pruner=rules[pruner],
-        load_if_exists=True,
-    )
+    try:
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend),
+            study_name="tune",
+            direction="maximize",
+            pruner=rules[pruner],
+            load_if_exists=True,
+        )
+    except ValueError as error:  # of which a JSONDecodeError and a UnicodeDecodeError are two
+        raise UserError(
+            f"{folder / 'journal.log'} is damaged ({error}): "
+            "put back a copy, or name another folder with --out."
+        ) from error
+
+
+def mend_journal(folder: Path) -> None:
+    """Drop a last line that was not written to its end (a full disk, a power cut): what it told is lost.
+
+    Whoever calls it holds the lock of the search.
+    """
+    journal = folder / "journal.log"
+    if not journal.is_file():
+        return
+    text = journal.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        logger.warning("%s ends in half a line, which is dropped.", journal)
+        os.truncate(journal, whole)
 
 
 @dataclass(frozen=True)
@@ -114,12 +139,22 @@ def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, 
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     except WritingError:  # says nothing about the settings: the trial is continued when there is room
         raise
-    except UserError as error:  # it built, so it diverged: as bad as can be, and not to be tried again
+    except DivergedError as error:  # as bad as can be, and not to be tried again
         logger.info("score 0: %s", error)
+        trial.set_user_attr("diverged", str(error))
         study.tell(trial, 0.0)
+    except UserError as error:
+        leave_out(study, trial, error)
     else:
         study.tell(trial, progress.best)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def leave_out(study: Any, trial: Any, error: UserError) -> None:
+    """End a trial whose values do not go together; its point counts for nothing and is not tried again."""
+    logger.info("left out: %s", error)
+    trial.set_user_attr("clash", str(error))
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def _is_usable(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.experiments.launch import side_by_side
 from hm4sr.experiments.space import Point, Space, placed, point_key
-from hm4sr.experiments.trial import Pruner, TrialTask, open_study, try_point
+from hm4sr.experiments.trial import Pruner, TrialTask, leave_out, mend_journal, open_study, try_point
 from hm4sr.files import locked, read_json, write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training.loop import build_model
@@ -55,6 +55,7 @@ class Trial:
         point: its values.
         score: best validation score of any epoch; of a pruned trial, up to where it was stopped.
         pruned: stopped early because others were better by then.
+        diverged: its loss or its scores were no numbers.
         epochs: epochs trained.
         seconds: training and validation time.
     """
@@ -63,6 +64,7 @@ class Trial:
     point: Point
     score: float
     pruned: bool
+    diverged: bool
     epochs: int
     seconds: float
 
@@ -100,9 +102,9 @@ class Search:
         Raises:
             UserError: a mistake in the settings or the space, or the folder holds another search.
         """
+        experiment = Experiment.build(placed(base, {}), where)
         space.check(base)
         self.base, self.where, self.space, self.folder = dict(base), where, space, folder
-        experiment = Experiment.build(placed(base, {}), where)
         self._dataset = Dataset.open(experiment.data.path)
         self.experiment = pinned(experiment, self._dataset)
         build_model(self.experiment, self._dataset, choose_device("cpu"))
@@ -126,9 +128,12 @@ class Search:
             address: of a Ray cluster that tries them; None tries them here.
 
         Raises:
-            UserError: another process is at work in this folder, or a process failed.
+            UserError: the device is not here, another process is at work in this folder, a process failed, or
+                no point could be trained.
             KeyboardInterrupt: interrupted.
         """
+        if address is None:
+            choose_device(self.experiment.train.device)
         with self._alone():
             study = self._study(workers)
             proposed = self._proposed(study, trials)
@@ -139,7 +144,16 @@ class Search:
             else:
                 self._run_beside(study, proposed, workers, address)
             self._write(study)
-            return self._finished(study)
+            finished = self._finished(study)
+            if all(trial.diverged for trial in finished):
+                raise UserError(self._why_none(study))
+            return finished
+
+    def _why_none(self, study: Any) -> str:
+        trials = study.get_trials(deepcopy=False)
+        causes = [t.user_attrs[key] for key in ("diverged", "clash") for t in trials if key in t.user_attrs]
+        cause = causes[0] if causes else "none was begun."
+        return f"no point of {self.space.path} could be trained; the first: {cause}"
 
     def _run_beside(
         self, study: Any, proposed: Iterator[tuple[Any, Experiment]], workers: int, address: str | None
@@ -186,9 +200,7 @@ class Search:
                 experiment = pinned(Experiment.build(placed(self.base, point), self.where), self._dataset)
                 build_model(experiment, self._dataset, choose_device("cpu"))
             except UserError as error:  # values that do not go together
-                logger.info("left out: %s", error)
-                trial.set_user_attr("clash", str(error))
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                leave_out(study, trial, error)
                 continue
             yield trial, experiment
 
@@ -232,6 +244,7 @@ class Search:
             # Whoever left a lock of the journal behind is dead.
             for stale in self.folder.glob("journal.log.lock*"):
                 stale.unlink()
+            mend_journal(self.folder)
             yield
 
     def _study(self, workers: int) -> Any:
@@ -296,6 +309,7 @@ class Search:
                 point=self._point(trial),
                 score=_score(trial),
                 pruned=trial.state == optuna.trial.TrialState.PRUNED,
+                diverged="diverged" in trial.user_attrs,
                 epochs=len(trial.intermediate_values),
                 seconds=float(trial.user_attrs.get("seconds", 0.0)),
             )
@@ -322,7 +336,7 @@ class Search:
                 ]
             )
         write_text(self.folder / "trials.csv", stream.getvalue())
-        if trials and not trials[0].pruned:
+        if trials and not (trials[0].pruned or trials[0].diverged):
             best = trials[0]
             head = (
                 f"# Best of {len(trials)} trials on the validation part: {self.monitor} {best.score:.4f} "

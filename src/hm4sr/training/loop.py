@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hm4sr.data.batches import TrainingBatches, TrainingWindows
 from hm4sr.data.dataset import Dataset, EventLog
-from hm4sr.errors import UserError
+from hm4sr.errors import DivergedError, UserError
 from hm4sr.evaluation.metrics import summarise
 from hm4sr.evaluation.ranking import RankedTargets
 from hm4sr.models.base import SeqRecModel
@@ -132,7 +132,8 @@ def train(
         on_epoch: called with each epoch's row of metrics.
 
     Raises:
-        UserError: nothing to train on, a state that does not fit, or a loss that is not a number.
+        UserError: nothing to train on, or a state that does not fit.
+        DivergedError: a loss is not a number.
         WritingError: a state cannot be written.
         StoppedError: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
     """
@@ -305,7 +306,7 @@ def _train_epoch(
     position.sums = {name: float(total) for name, total in sums.items()}
     means = {name: total / batches.num_targets for name, total in sum_losses(sums).items()}
     if not all(math.isfinite(mean) for mean in means.values()):
-        raise UserError(
+        raise DivergedError(
             f"the loss is not a number in epoch {epoch}: lower train.learning_rate and start again."
         )
     return means
