@@ -62,7 +62,6 @@ LABELS = {
     "HM4SR -Image (text alone)": "HM4SR -Image",
     "HM4SR -Text (pictures alone)": "HM4SR -Text",
     "none": "HM4SR",
-    "TiSASRec, prefixes one by one": "TiSASRec (prefixes)",
 }
 """Labels of rows that are named otherwise in a table, beside `PATTERNS`; other names are labels."""
 

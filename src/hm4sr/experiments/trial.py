@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import DivergedError, UserError, WritingError
+from hm4sr.errors import DivergedError, UserError
 from hm4sr.experiments.launch import only_one, run_process
 from hm4sr.files import read_json, write_json
 from hm4sr.training.checkpoint import newest_whole, saved_states
@@ -124,7 +124,8 @@ def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, 
 
     Raises:
         KeyboardInterrupt: interrupted; its state is kept in `state`.
-        WritingError: its state cannot be written.
+        UserError: a full disk, a device that is not here and the like, which say nothing about the settings:
+            the trial is continued when that is mended.
     """
     monitor = experiment.train.monitor
     progress = _Watch(trial, monitor)
@@ -137,24 +138,13 @@ def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, 
     except optuna.TrialPruned:
         logger.info("pruned after epoch %d, best %s %.4f", progress.epochs, monitor, progress.best)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    except WritingError:  # says nothing about the settings: the trial is continued when there is room
-        raise
     except DivergedError as error:  # as bad as can be, and not to be tried again
         logger.info("score 0: %s", error)
         trial.set_user_attr("diverged", str(error))
         study.tell(trial, 0.0)
-    except UserError as error:
-        leave_out(study, trial, error)
     else:
         study.tell(trial, progress.best)
     shutil.rmtree(state, ignore_errors=True)
-
-
-def leave_out(study: Any, trial: Any, error: UserError) -> None:
-    """End a trial whose values do not go together; its point counts for nothing and is not tried again."""
-    logger.info("left out: %s", error)
-    trial.set_user_attr("clash", str(error))
-    study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def _is_usable(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.experiments.launch import side_by_side
 from hm4sr.experiments.space import Point, Space, placed, point_key
-from hm4sr.experiments.trial import Pruner, TrialTask, leave_out, mend_journal, open_study, try_point
+from hm4sr.experiments.trial import Pruner, TrialTask, mend_journal, open_study, try_point
 from hm4sr.files import locked, read_json, write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training.loop import build_model
@@ -200,7 +200,9 @@ class Search:
                 experiment = pinned(Experiment.build(placed(self.base, point), self.where), self._dataset)
                 build_model(experiment, self._dataset, choose_device("cpu"))
             except UserError as error:  # values that do not go together
-                leave_out(study, trial, error)
+                logger.info("left out: %s", error)
+                trial.set_user_attr("clash", str(error))
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
             yield trial, experiment
 
