@@ -24,6 +24,7 @@ cp "$4" "$6/config.toml"
 echo "$OMP_NUM_THREADS" > "$6/threads"
 case "$6" in
   *fails) echo "hm4sr: the loss is not a number" >&2; exit 2;;
+  *killed) echo "epoch 3: 12/100 step"; kill -9 $$;;
   *waits) echo $$ > "$6/pid"; while [ ! -e "$6/../go" ]; do sleep 0.05; done;;
 esac
 touch "$6/manifest.json"
@@ -91,6 +92,12 @@ def test_a_failure_is_named_and_stops_nobody_else(tmp_path):
     assert done == ["b"]
     with pytest.raises(UserError, match=r"fails \(exit code 2, see above\)"):
         run_jobs([job(tmp_path, "fails")], 1, lambda path: done.append(path.name))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_killed_is_not_explained_by_its_last_line(tmp_path, workers):
+    with pytest.raises(UserError, match=r"killed \(killed by signal 9, as the system does where memory runs"):
+        run_jobs([job(tmp_path, "killed")], workers, lambda path: None)
 
 
 def test_an_interruption_ends_the_processes_and_starts_no_others(tmp_path, monkeypatch):

@@ -1,7 +1,12 @@
 """Searches: the winner is the best on validation, a search goes on where it stopped, mistakes come first."""
 
 import csv
+import errno
+import fcntl
+import logging
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +16,13 @@ from test_training import make_dataset
 
 from hm4sr.config import read_toml, to_toml
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import DivergedError, UserError
+from hm4sr.errors import DivergedError, StoppedError, UserError, WritingError
 from hm4sr.experiments import launch
 from hm4sr.experiments import trial as trial_module
 from hm4sr.experiments.space import Space, placed, point_key
 from hm4sr.experiments.tune import Search
 from hm4sr.models import registered_models
+from hm4sr.training import checkpoint
 from hm4sr.training.checkpoint import saved_states
 from hm4sr.training.run import train_run
 from hm4sr.training.settings import Experiment
@@ -116,6 +122,74 @@ def test_an_interrupted_search_goes_on_with_the_same_trial(dataset, tmp_path, mo
     whole = Search(base_of(dataset), "base.toml", space, tmp_path / "whole", pruner="none").run(3)
     scores = {point_key(trial.point): trial.score for trial in whole}
     assert {point_key(trial.point): trial.score for trial in trials} == scores
+
+
+def test_a_signal_ends_a_search_with_the_way_to_go_on(dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", pruner="none")
+
+    def stopped(*arguments: Any) -> None:
+        raise StoppedError(signal.SIGTERM, "after step 3 of epoch 2")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_module, "train", stopped)
+        with pytest.raises(StoppedError) as error:
+            search.run(1)
+    told = "stopped in trial 0 after step 3 of epoch 2; what was finished is kept: the same command goes on."
+    assert (error.value.where, error.value.exit_code) == (told, 143)
+    assert len(search.run(1)) == 1
+
+
+def test_a_full_disk_is_no_reason_to_name_an_option_that_a_search_has_not(dataset, tmp_path, monkeypatch):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", pruner="none")
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(WritingError, match=r"No space left.*mend the rights, and call again\.$"):
+            search.run(1)
+    assert len(search.run(1)) == 1
+
+
+def test_a_trial_that_a_killed_search_left_running_is_waited_for(dataset, tmp_path, monkeypatch, caplog):
+    space = space_of(tmp_path, RATES)
+    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", "grid", "none")
+    real, states = trial_module.train, []
+
+    def noted(experiment: Any, dataset: Any, state: Path, *more: Any) -> Any:
+        states.append(state)
+        assert not waiting, "begun while another process has it"
+        return real(experiment, dataset, state, *more)
+
+    waiting: set[str] = set()
+    monkeypatch.setattr(trial_module, "train", noted)
+    search.run(1)
+    lock = tmp_path / "out" / "trials" / f"{states[0].name}.lock"
+    shutil.rmtree(tmp_path / "out")
+    again = Search(base_of(dataset), "base.toml", space, tmp_path / "out", "grid", "none")
+    lock.parent.mkdir()
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting.add("for it")
+
+        class Free(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if "is being trained by another process" in record.getMessage():
+                    waiting.clear()
+                    fcntl.flock(held, fcntl.LOCK_UN)
+
+        logger = logging.getLogger("hm4sr.experiments.launch")
+        free = Free()
+        logger.addHandler(free)
+        try:
+            with caplog.at_level(logging.INFO, logger="hm4sr"):
+                assert len(again.run(1)) == 1
+        finally:
+            logger.removeHandler(free)
+    assert len(states) == 2
 
 
 def test_hopeless_trials_are_pruned_and_cannot_win(dataset, tmp_path, monkeypatch):

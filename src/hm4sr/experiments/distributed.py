@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import hm4sr
 from hm4sr.cluster import connect, cores_each, require_ray
 from hm4sr.errors import UserError
-from hm4sr.experiments.launch import Outcomes, StoppedError, Task
+from hm4sr.experiments.launch import Outcomes, Task, UnfinishedError
 
 T = TypeVar("T", bound=Task)
 
@@ -86,5 +86,5 @@ def run_there(task: Task, threads: int, folder: str, version: str) -> str | None
         return task.run(threads, threading.Event())
     except UserError as error:
         return str(error).rstrip(".")
-    except StoppedError:
+    except UnfinishedError:
         return "it was stopped"

@@ -73,7 +73,7 @@ Outcomes = Generator[tuple[T, str | None], None, None]
 """Each task as it ends, with what went wrong, or None."""
 
 
-class StoppedError(Exception):
+class UnfinishedError(Exception):
     """The work was interrupted before this task was done."""
 
 
@@ -200,9 +200,18 @@ def run_process(
     """
     if threads is None:
         code = _wait(command, None, lock, None, stop)
-        return None if code == 0 else f"exit code {code}, see above"
+        return None if code == 0 else f"{_ending(code)}, see above"
     code = _wait(command, log, lock, threads, stop)
-    return None if code == 0 else f"{_last_line(log) or f'exit code {code}'}, see {log}"
+    told = _last_line(log) if code > 0 else ""  # what is killed has not said why
+    return None if code == 0 else f"{told or _ending(code)}, see {log}"
+
+
+def _ending(code: int) -> str:
+    """How a process ended, by its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    why = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+    return f"killed by signal {-code}{why}"
 
 
 def _wait(command: list[str], log: Path | None, lock: int, threads: int | None, stop: threading.Event) -> int:
@@ -224,7 +233,7 @@ def _wait(command: list[str], log: Path | None, lock: int, threads: int | None, 
         try:
             while process.poll() is None:
                 if stop.wait(_POLL_SECONDS):
-                    raise StoppedError
+                    raise UnfinishedError
         finally:  # on a cluster the interruption comes as KeyboardInterrupt
             if process.poll() is None:
                 _end(process)
@@ -250,7 +259,7 @@ def only_one(path: Path, stop: threading.Event) -> Iterator[int]:
     try:
         while True:
             if stop.is_set():
-                raise StoppedError
+                raise UnfinishedError
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

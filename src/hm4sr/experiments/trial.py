@@ -10,12 +10,14 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import DivergedError, UserError
+from hm4sr.errors import DivergedError, StoppedError, UserError, WritingError
 from hm4sr.experiments.launch import only_one, run_process
 from hm4sr.files import read_json, write_json
 from hm4sr.training.checkpoint import newest_whole, saved_states
@@ -110,20 +112,30 @@ class TrialTask:
 
     def run(self, threads: int | None, stop: threading.Event) -> str | None:
         """Try it; returns what went wrong, or None."""
-        trials = Path(self.folder) / "trials"
-        file = trials / f"{self.number:05d}.json"
+        file = Path(self.folder) / "trials" / f"{self.number:05d}.json"
         write_json(file, asdict(self))
-        # Who searched here before and was killed may have left a process behind: it holds the lock.
-        with only_one(trials / f"{Path(self.state).name}.lock", stop) as lock:
+        with sole(Path(self.state), stop) as lock:
             command = [sys.executable, "-m", __name__, str(file)]
             return run_process(command, lock, file.with_suffix(".log"), threads, stop)
+
+
+@contextmanager
+def sole(state: Path, stop: threading.Event) -> Iterator[int]:
+    """Keep others from a trial's state, and wait for whoever has it; yields the lock's file descriptor.
+
+    Who searched here before and was killed may have left a process behind, which holds the lock.
+    """
+    locks = state.parents[1] / "trials"
+    locks.mkdir(exist_ok=True)
+    with only_one(locks / f"{state.name}.lock", stop) as lock:
+        yield lock
 
 
 def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, state: Path) -> None:
     """Train a trial to its end, or until it is pruned, and tell the study.
 
     Raises:
-        KeyboardInterrupt: interrupted; its state is kept in `state`.
+        StoppedError: Ctrl-C, SIGTERM or SIGHUP; its state is kept in `state`.
         UserError: a full disk, a device that is not here and the like, which say nothing about the settings:
             the trial is continued when that is mended.
     """
@@ -142,6 +154,12 @@ def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, 
         logger.info("score 0: %s", error)
         trial.set_user_attr("diverged", str(error))
         study.tell(trial, 0.0)
+    except WritingError as error:
+        raise WritingError(f"{str(error).removesuffix('.')}, and call again.") from error
+    except StoppedError as error:
+        where = f"stopped in trial {trial.number} {error.where}".rstrip()
+        told = f"{where}; what was finished is kept: the same command goes on."
+        raise StoppedError(error.signum, told) from error
     else:
         study.tell(trial, progress.best)
     shutil.rmtree(state, ignore_errors=True)
@@ -193,8 +211,8 @@ def main(file: Path) -> int:
     except UserError as error:
         logger.error("hm4sr: %s", error)
         return 2
-    except KeyboardInterrupt:
-        logger.error("hm4sr: interrupted; whole epochs are kept.")
+    except KeyboardInterrupt as error:
+        logger.error("hm4sr: %s", str(error) or "interrupted; what was finished is kept.")
         return 130
     return 0
 

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
 from hm4sr.experiments.launch import side_by_side
 from hm4sr.experiments.space import Point, Space, placed, point_key
-from hm4sr.experiments.trial import Pruner, TrialTask, mend_journal, open_study, try_point
+from hm4sr.experiments.trial import Pruner, TrialTask, mend_journal, open_study, sole, try_point
 from hm4sr.files import locked, read_json, write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training.loop import build_model
@@ -139,7 +140,8 @@ class Search:
             proposed = self._proposed(study, trials)
             if workers == 1 and address is None:
                 for trial, experiment in proposed:
-                    try_point(study, trial, experiment, self._dataset, self._state(trial))
+                    with sole(self._state(trial), threading.Event()):
+                        try_point(study, trial, experiment, self._dataset, self._state(trial))
                     self._write(study)
             else:
                 self._run_beside(study, proposed, workers, address)
@@ -159,7 +161,6 @@ class Search:
         self, study: Any, proposed: Iterator[tuple[Any, Experiment]], workers: int, address: str | None
     ) -> None:
         """Try what is proposed in several processes; when one fails, no more begin."""
-        (self.folder / "trials").mkdir(exist_ok=True)
         failed: list[str] = []
 
         def tasks() -> Iterator[TrialTask]:

@@ -156,9 +156,8 @@ class States:
                 self._write_tensors(None, best)
             return
         if missing:
-            advice = "make room there or mend the rights, and go on with the same command and --resume"
-            kept = "; the last state is whole" if saved_states(self.folder) else ""
-            with writing(path, f"{advice}{kept}"):
+            kept = " (the last state is whole)" if saved_states(self.folder) else ""
+            with writing(path, f"make room there or mend the rights{kept}"):
                 self._write(path, progress, best)
         for old in saved_states(self.folder)[:-1]:
             shutil.rmtree(old, ignore_errors=True)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.tables import read_own
-from hm4sr.errors import StoppedError, UserError
+from hm4sr.errors import StoppedError, UserError, WritingError
 from hm4sr.features.store import read_feature_manifest
 from hm4sr.files import (
     atomic_file,
@@ -124,6 +124,9 @@ def train_run(
             trained = train(experiment, dataset, state, resume, on_epoch)
         except StoppedError as error:
             raise StoppedError(error.signum, _how_to_go_on(error.where or where_saved(state))) from error
+        except WritingError as error:
+            again = "and go on with the same command and --resume."
+            raise WritingError(f"{str(error).removesuffix('.')}, {again}") from error
         with writing(path, "make room there or mend the rights; go on with the same command and --resume"):
             _save(path, trained, dataset, experiment)
         shutil.rmtree(state, ignore_errors=True)
