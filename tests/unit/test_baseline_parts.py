@@ -127,7 +127,7 @@ def test_only_intervals_that_occur_are_numbered(largest, occurring, rows):
 @pytest.mark.parametrize("heads", [1, 2])
 def test_interval_attention_equals_the_one_with_a_vector_for_each_pair(heads):
     dim, largest = 8, 6
-    attention = IntervalAttention(dim, heads, 0.0, generator())
+    attention = IntervalAttention(dim, heads, 0.0, generator(), 0.125)
     queries, x = randn(3, 5, dim, seed=1), randn(3, 5, dim, seed=2)
     positions = (randn(3, 5, dim, seed=3), randn(3, 5, dim, seed=4))
     tables = (
@@ -173,6 +173,40 @@ def test_number_of_parameters_of_tisasrec_with_other_intervals(largest, count):
     with torch.device("meta"):
         model = small_model("tisasrec", catalog, dim=64, max_interval=largest)
     assert model.num_parameters() == count
+
+
+def test_tisasrec_with_the_blocks_of_sasrec():
+    catalog = small_catalog(10_672, max_length=50)
+    with torch.device("meta"):
+        model = small_model("tisasrec", catalog, dim=64, inner=256, blocks="sasrec")
+    tables = 2 * 50 * 64 + 2 * 257 * 64  # positions and intervals, for keys and values
+    assert model.num_parameters() == 786_368 - 50 * 64 + tables
+    model = small_model("tisasrec", blocks="sasrec").eval()
+    with torch.no_grad():
+        for table in (model.position_keys, model.position_values, model.interval_keys, model.interval_values):
+            table.weight.zero_()
+        plain = small_model("sasrec").eval()
+        plain.positions.weight.zero_()
+        batch = histories([9, 1, 5])
+        names = dict(plain.named_parameters())
+        names["items.weight"].copy_(model.items.weight)
+        for ours, theirs in zip(model.stack, plain.encoder.layers, strict=True):
+            parts = ours.attention.attention
+            theirs.attention.query_key_value.weight.copy_(
+                torch.cat([parts.query.weight, parts.key.weight, parts.value.weight])
+            )
+            theirs.attention.out.weight.copy_(ours.attention.out.weight)
+            theirs.expand.weight.copy_(ours.expand.weight)
+            theirs.contract.weight.copy_(ours.contract.weight)
+        torch.testing.assert_close(model.encode(batch), plain.encode(batch), rtol=1e-4, atol=1e-5)
+
+
+def test_positions_and_prefixes_agree_with_the_blocks_of_sasrec():
+    model, batch = small_model("tisasrec", blocks="sasrec").eval(), histories([9, 7])
+    with torch.no_grad():
+        for length in (1, 4, 7):
+            expected = model.encode(prefix_of(batch, length))
+            torch.testing.assert_close(model.encode(batch)[:, :length], expected, rtol=1e-4, atol=1e-5)
 
 
 # FEARec
@@ -392,6 +426,7 @@ def test_negatives_are_items_that_the_row_does_not_hold():
         ("gru4rec", {"layers": 2, "hidden": 24}),
         ("lrurec", {"second_gelu": True}),
         ("tisasrec", {"loss": "bce", "embedding_penalty": 5e-5}),
+        ("tisasrec", {"blocks": "sasrec", "inner": 24}),
         ("ticoserec", {"loss": "bce", "mask_mode": "maximum"}),
     ],
 )

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hm4sr.models.base import ModelConfig, SeqRecModel, register
+from hm4sr.nn.attention import TransformerLayer
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import embedding, linear, xavier_std
 from hm4sr.nn.intervals import IntervalAttention, personal_intervals, present_intervals
@@ -17,6 +18,8 @@ from hm4sr.nn.ranks import gather, once
 from hm4sr.types import Catalog, SeqBatch
 
 _EPS = 1e-8
+_STD = 0.02
+"""Initial scale of SASRec."""
 
 
 class TiSASRecConfig(ModelConfig):
@@ -32,6 +35,10 @@ class TiSASRecConfig(ModelConfig):
     """Dropout of inputs, tables, attention weights and the feed-forward part."""
     max_interval: int = Field(256, gt=0)
     """k: intervals of more than k personal units count as k."""
+    blocks: Literal["authors", "sasrec"] = "authors"
+    """Blocks of the authors' code, or those of SASRec, with intervals in their attention."""
+    inner: int = Field(256, gt=0)
+    """Width of the feed-forward part of SASRec's blocks; the authors' have width `dim`."""
     personal_unit: Literal["prefix", "row"] = "prefix"
     """Where the shortest interval, the unit of the others, is looked for: in the events so far, or in the
     whole training row, the later ones included, as the authors do."""
@@ -54,6 +61,9 @@ class TiSASRec(SeqRecModel):
     Laid out as the authors' code: item vectors scaled by sqrt(D), LayerNorm of the queries alone, the
     residual from the normalised query, no projection after the heads, a feed-forward part of width D with
     ReLU, a last LayerNorm. Positions and intervals have tables for keys and values, shared by all blocks.
+    `blocks = "sasrec"` puts the same attention into SASRec's layout and initial scale instead: LayerNorm of
+    the item vectors and after each part, a projection after the heads, a feed-forward part of width `inner`
+    with GELU.
 
     Different from it: several heads (theirs works with one); cross-entropy over all items unless `loss` says
     otherwise; the personal unit of time is that of the events so far, which needs no later event
@@ -66,16 +76,31 @@ class TiSASRec(SeqRecModel):
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
         c = config
-        self.items = _table(catalog.num_rows, c.dim, rng, padding=True)
-        self.position_keys, self.position_values = (_table(catalog.max_length, c.dim, rng) for _ in range(2))
-        self.interval_keys, self.interval_values = (_table(c.max_interval + 1, c.dim, rng) for _ in range(2))
-        self.stack = nn.ModuleList(IntervalBlock(c.dim, c.heads, c.dropout, rng) for _ in range(c.layers))
+        self.items = self._table(catalog.num_rows, rng, padding=True)
+        self.position_keys, self.position_values = (self._table(catalog.max_length, rng) for _ in range(2))
+        self.interval_keys, self.interval_values = (self._table(c.max_interval + 1, rng) for _ in range(2))
+        self.stack = nn.ModuleList(self._block(rng) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.dim, _EPS)
         self.dropout = Dropout(c.dropout, rng)
 
+    def _table(self, rows: int, rng: torch.Generator, padding: bool = False) -> nn.Embedding:
+        c = self.config
+        std = xavier_std(rows, c.dim) if c.blocks == "authors" else _STD
+        return embedding(rows, c.dim, rng, std=std, padding=padding)
+
+    def _block(self, rng: torch.Generator) -> nn.Module:
+        c = self.config
+        if c.blocks == "authors":
+            return IntervalBlock(c.dim, c.heads, c.dropout, rng)
+        return TransformerLayer(
+            c.dim, c.inner, c.dropout, rng, ProjectedIntervals(c.dim, c.heads, c.dropout, rng)
+        )
+
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Hidden vector after each event (Q = dim)."""
-        x = self.dropout(self.items(batch.items) * math.sqrt(self.config.dim))
+        authors = self.config.blocks == "authors"
+        x = self.items(batch.items)
+        x = self.dropout(x * math.sqrt(self.config.dim) if authors else self.norm(x))
         whole_row = self.config.personal_unit == "row"
         intervals = personal_intervals(batch.times, self.config.max_interval, whole_row)
         positions = tuple(
@@ -89,7 +114,7 @@ class TiSASRec(SeqRecModel):
             tables = (tables[0].index_select(0, rows), tables[1].index_select(0, rows))
         for block in self.stack:
             x = block(x, intervals, positions, tables)
-        hidden: Tensor = self.norm(x)
+        hidden: Tensor = self.norm(x) if authors else x
         return hidden
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
@@ -118,9 +143,9 @@ class IntervalBlock(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator):
         super().__init__()
         self.norm_queries = nn.LayerNorm(dim, _EPS)
-        self.attention = IntervalAttention(dim, heads, dropout, rng)
-        self.norm_inner = nn.LayerNorm(dim, _EPS)
         std = xavier_std(dim, dim)
+        self.attention = IntervalAttention(dim, heads, dropout, rng, std)
+        self.norm_inner = nn.LayerNorm(dim, _EPS)
         self.expand, self.contract = linear(dim, dim, rng, std=std), linear(dim, dim, rng, std=std)
         self.dropout = Dropout(dropout, rng)
 
@@ -138,5 +163,21 @@ class IntervalBlock(nn.Module):
         return out
 
 
-def _table(rows: int, dim: int, rng: torch.Generator, padding: bool = False) -> nn.Embedding:
-    return embedding(rows, dim, rng, std=xavier_std(rows, dim), padding=padding)
+class ProjectedIntervals(nn.Module):
+    """Attention with intervals whose queries are made of what keys are made of, and whose heads are mixed."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator):
+        super().__init__()
+        self.attention = IntervalAttention(dim, heads, dropout, rng, _STD)
+        self.out = linear(dim, dim, rng, std=_STD)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        intervals: Int[Tensor, "B L L"],
+        positions: tuple[Tensor, ...],
+        tables: tuple[Tensor, ...],
+    ) -> Float[Tensor, "B L D"]:
+        """Mix each position with its past."""
+        mixed: Tensor = self.out(self.attention(x, x, intervals, positions, tables))
+        return mixed

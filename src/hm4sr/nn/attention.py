@@ -141,7 +141,7 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(dropout, rng)
         self.activation = activation
 
-    def forward(self, x: Float[Tensor, "B L D"], *context: Tensor) -> Float[Tensor, "B L D"]:
+    def forward(self, x: Float[Tensor, "B L D"], *context: Any) -> Float[Tensor, "B L D"]:
         """One layer; `context` is what the attention reads beside `x`."""
         return self.complete(x, self.attention(x, *context))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hm4sr.nn.attention import future, merge_heads, split_heads
 from hm4sr.nn.dropout import Dropout
-from hm4sr.nn.init import linear, xavier_std
+from hm4sr.nn.init import linear
 
 _NEVER = 2**62
 _STEP = 64
@@ -65,10 +65,9 @@ class IntervalAttention(nn.Module):
     before they meet the table. So no tensor of size B x L x L x D comes up.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator):
+    def __init__(self, dim: int, heads: int, dropout: float, rng: torch.Generator, std: float):
         super().__init__()
         self.heads = heads
-        std = xavier_std(dim, dim)
         self.query, self.key, self.value = (linear(dim, dim, rng, std=std) for _ in range(3))
         self.dropout = Dropout(dropout, rng)
 
