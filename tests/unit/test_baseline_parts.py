@@ -198,7 +198,7 @@ def test_tisasrec_with_the_blocks_of_sasrec():
             theirs.attention.out.weight.copy_(ours.attention.out.weight)
             theirs.expand.weight.copy_(ours.expand.weight)
             theirs.contract.weight.copy_(ours.contract.weight)
-        torch.testing.assert_close(model.encode(batch), plain.encode(batch), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model.encode(batch), plain.encode(batch), rtol=1e-3, atol=1e-4)
 
 
 def test_positions_and_prefixes_agree_with_the_blocks_of_sasrec():
