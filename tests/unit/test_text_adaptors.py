@@ -12,6 +12,7 @@ from hm4sr.models.tedrec import SpectralFusion, TedRec
 from hm4sr.models.unisrec import UniSRec
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import EventExperts, NoisyDenseMoE
+from hm4sr.nn.frequency import fourier_matrices, spectral_product
 from hm4sr.types import ItemFeatures
 
 WIDTH, DIM, EXPERTS, POSITIONS = 6, 4, 3, 5
@@ -140,10 +141,26 @@ def filtered(x: list[float], spectrum: list[complex]) -> list[float]:
 def test_the_product_of_spectra_is_the_circular_convolution_over_the_root_of_the_length(length):
     fusion = SpectralFusion(length, DIM, torch.Generator().manual_seed(0))
     ids, texts = torch.randn(2, length, DIM), torch.randn(2, length, DIM)
-    found = fusion._sequence(fusion._spectrum(ids) * fusion._spectrum(texts))
+    found = fusion.inverse @ spectral_product(fusion.waves @ ids, fusion.waves @ texts)
     for row in range(2):
         expected = circular_convolution(ids[row], texts[row]) / math.sqrt(length)
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 50, 333])
+def test_the_matrices_are_the_fast_transform_and_its_inverse(length):
+    waves, inverse = fourier_matrices(length)
+    x = torch.randn(3, length, DIM)
+    spectrum = torch.fft.rfft(x, dim=1, norm="ortho")
+    expected = torch.cat([spectrum.real, spectrum.imag], 1)
+    torch.testing.assert_close(waves @ x, expected, rtol=1e-4, atol=2e-6)
+    torch.testing.assert_close(inverse @ expected, x, rtol=1e-4, atol=2e-6)
+    # What no real signal has is ignored by both: imaginary parts at the ends.
+    other = spectrum + torch.randn_like(spectrum)
+    given = inverse @ torch.cat([other.real, other.imag], 1)
+    torch.testing.assert_close(
+        given, torch.fft.irfft(other, n=length, dim=1, norm="ortho"), rtol=1e-4, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("length", [5, 6])

@@ -11,6 +11,7 @@ from hm4sr.models.base import register, require_features
 from hm4sr.models.item_states import AdaptorConfig, CosineModel, make_adaptors
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import EventExperts
+from hm4sr.nn.frequency import fourier_matrices, spectral_product
 from hm4sr.nn.init import embedding, linear, normal, uniform
 from hm4sr.types import Catalog, SeqBatch
 
@@ -27,12 +28,17 @@ class SpectralFusion(nn.Module):
 
     a filters the IDs by a learned spectrum, b multiplies the spectra of IDs and texts, which is their
     circular convolution over sqrt(P); the result is 2 (a sigmoid(w_1 a) + b sigmoid(w_2 b)). Spectra are
-    taken in float32 whatever the surroundings: half formats know no transform of length 50.
+    taken in float32 whatever the surroundings.
     """
+
+    waves: Tensor
+    inverse: Tensor
 
     def __init__(self, length: int, dim: int, rng: torch.Generator):
         super().__init__()
-        self.length = length
+        waves, inverse = fourier_matrices(length)
+        self.register_buffer("waves", waves, persistent=False)
+        self.register_buffer("inverse", inverse, persistent=False)
         self.filter = normal(length // 2 + 1, dim, 2, std=0.02, rng=rng)
         self.gates = nn.ModuleList(linear(dim, 1, rng) for _ in range(2))
         for gate in self.gates:
@@ -41,19 +47,11 @@ class SpectralFusion(nn.Module):
     def forward(self, ids: Float[Tensor, "B P D"], texts: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """Fuse sequences of exactly `length` positions."""
         with torch.autocast(ids.device.type, enabled=False):
-            spectrum = self._spectrum(ids.float())
-            filtered = self._sequence(spectrum * torch.view_as_complex(self.filter))
-            product = self._sequence(spectrum * self._spectrum(texts.float()))
+            spectrum, of_texts = self.waves @ ids.float(), self.waves @ texts.float()
+            filtered = self.inverse @ spectral_product(spectrum, self.filter.movedim(2, 0).flatten(0, 1))
+            product = self.inverse @ spectral_product(spectrum, of_texts)
             gated = [x * gate(x).sigmoid() for gate, x in zip(self.gates, (filtered, product), strict=True)]
             return 2 * torch.stack(gated).sum(0)
-
-    def _spectrum(self, x: Tensor) -> Tensor:
-        spectrum: Tensor = torch.fft.rfft(x, dim=1, norm="ortho")
-        return spectrum
-
-    def _sequence(self, spectrum: Tensor) -> Tensor:
-        sequence: Tensor = torch.fft.irfft(spectrum, n=self.length, dim=1, norm="ortho")
-        return sequence
 
 
 @register("tedrec")

@@ -74,8 +74,7 @@ class NoisyDenseMoE(nn.Module):
             found = (self.dropout(x.expand(K, *x.shape)) @ weight).transpose(0, 1)
         else:
             found = (self.dropout(x) @ weight.transpose(0, 1).reshape(width, K * D)).view(-1, K, D)
-        mixed: Tensor = (gates[..., None] * found).sum(1)
-        return mixed
+        return torch.bmm(gates[:, None], found.to(gates.dtype))[:, 0]
 
     def shifts(self) -> Float[Tensor, "... D"]:
         """b_k W_k: K x D, or K x P x D."""

@@ -1,4 +1,4 @@
-"""Attention over frequencies: a band of them, auto-correlation, and shifts in time (FEARec)."""
+"""Signals by their frequencies: transforms as matrices (TedRec); bands, auto-correlation, shifts (FEARec)."""
 
 import math
 
@@ -51,6 +51,28 @@ def circular_correlation(
     ahead = F.pad(lags[:, L - 1 :], (0, length - L))
     behind = F.pad(lags[:, : L - 1], (length - L + 1, 0))
     return ahead + behind
+
+
+def fourier_matrices(length: int) -> tuple[Float[Tensor, "W T"], Float[Tensor, "T W"]]:
+    """The orthonormal transform of real signals, and the way back, as matrices.
+
+    A spectrum of F = T // 2 + 1 frequencies is W = 2 F numbers, the real parts before the imaginary ones.
+    Signals as short as histories are faster multiplied than transformed, backwards above all.
+    """
+    frequency, time = torch.arange(length // 2 + 1), torch.arange(length)
+    angle = 2 * math.pi * ((frequency[:, None] * time) % length).double() / length
+    waves = torch.cat([angle.cos(), -angle.sin()]) / math.sqrt(length)
+    twice = torch.where((frequency == 0) | (2 * frequency == length), 1.0, 2.0).repeat(2)
+    return waves.float(), (waves * twice[:, None]).T.contiguous().float()
+
+
+def spectral_product(
+    a: Float[Tensor, "*rows W D"], b: Float[Tensor, "*columns W D"]
+) -> Float[Tensor, "*all W D"]:
+    """Product of spectra, each W real numbers: real parts, then imaginary ones."""
+    (a_real, a_imaginary), (b_real, b_imaginary) = a.chunk(2, -2), b.chunk(2, -2)
+    real = a_real * b_real - a_imaginary * b_imaginary
+    return torch.cat([real, a_real * b_imaginary + a_imaginary * b_real], -2)
 
 
 class FrequencyAttention(nn.Module):
