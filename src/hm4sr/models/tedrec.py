@@ -44,13 +44,28 @@ class SpectralFusion(nn.Module):
         for gate in self.gates:
             gate.bias = uniform(1, bound=dim**-0.5, rng=rng)
 
-    def forward(self, ids: Float[Tensor, "B P D"], texts: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-        """Fuse sequences of exactly `length` positions."""
+    def forward(
+        self,
+        ids: Float[Tensor, "B L D"],
+        texts: Float[Tensor, "B P D"],
+        rest: Float[Tensor, " D"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """Fuse sequences of P positions, P the declared length; gives the first L.
+
+        Args:
+            ids: at the first L positions, those that hold events.
+            texts: at all positions.
+            rest: ID at all positions from L on; nothing for None.
+        """
+        L = ids.shape[1]
         with torch.autocast(ids.device.type, enabled=False):
-            spectrum, of_texts = self.waves @ ids.float(), self.waves @ texts.float()
-            filtered = self.inverse @ spectral_product(spectrum, self.filter.movedim(2, 0).flatten(0, 1))
-            product = self.inverse @ spectral_product(spectrum, of_texts)
-            gated = [x * gate(x).sigmoid() for gate, x in zip(self.gates, (filtered, product), strict=True)]
+            spectrum, of_texts = self.waves[:, :L] @ ids.float(), self.waves @ texts.float()
+            if rest is not None:
+                spectrum = spectrum + self.waves[:, L:].sum(1)[:, None] * rest
+            own = self.filter.movedim(2, 0).flatten(0, 1)
+            spectra = (spectral_product(spectrum, own), spectral_product(spectrum, of_texts))
+            sequences = [self.inverse[:L] @ product for product in spectra]
+            gated = [x * gate(x).sigmoid() for gate, x in zip(self.gates, sequences, strict=True)]
             return 2 * torch.stack(gated).sum(0)
 
 
@@ -101,14 +116,12 @@ class TedRec(CosineModel):
         return self.encoder.newest(self._fuse(states, batch), batch.lengths)
 
     def _fuse(self, states: Float[Tensor, "B L D"], batch: SeqBatch) -> Float[Tensor, "B L D"]:
-        """Fuse at full length; the causal Transformer needs no more than the events that are there."""
+        """Fuse at full length, of which the causal Transformer needs the events that are there."""
         L, P = states.shape[1], self.catalog.max_length
-        items = F.pad(batch.items, (0, P - L))
-        ids = F.pad(states, (0, 0, 0, P - L))
-        ids = torch.where((items > 0)[..., None], ids, self.blank.to(ids.dtype))
+        items, rest = F.pad(batch.items, (0, P - L)), self.blank
         texts = torch.stack([adaptor(self.matmul_dtype, items) for adaptor in self.adaptors.values()]).sum(0)
         if self.config.zero_pad:
-            real = (items > 0)[..., None]
-            ids, texts = ids * real, texts * real
-        fused: Tensor = self.fusion(ids, texts)[:, :L] + self.positions.weight[:L]
+            texts, rest = texts * (items > 0)[..., None], torch.zeros_like(rest)
+        ids = torch.where((batch.items > 0)[..., None], states, rest.to(states.dtype))
+        fused: Tensor = self.fusion(ids, texts, rest) + self.positions.weight[:L]
         return fused
