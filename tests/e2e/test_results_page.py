@@ -54,6 +54,7 @@ LABELS = {
     "2,048 targets a step": "SASRec (2048 targets)",
     "weights not averaged": "SASRec (weights not averaged)",
     "GRU4Rec, 2,048 targets a step": "GRU4Rec (2048 targets)",
+    "TiSASRec, the authors' blocks": "TiSASRec (the authors' blocks)",
     "TiSASRec, 2,048 targets a step": "TiSASRec (2048 targets)",
     "HM4SR, prefixes one by one": "HM4SR (prefixes)",
     "HM4SR, 2,048 targets a step": "HM4SR 2048 targets a step",
