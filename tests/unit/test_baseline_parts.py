@@ -175,21 +175,31 @@ def test_number_of_parameters_of_tisasrec_with_other_intervals(largest, count):
     assert model.num_parameters() == count
 
 
-def test_tisasrec_with_the_blocks_of_sasrec():
+def test_number_of_parameters_of_tisasrec_with_the_blocks_of_sasrec():
     catalog = small_catalog(10_672, max_length=50)
     with torch.device("meta"):
         model = small_model("tisasrec", catalog, dim=64, inner=256, blocks="sasrec")
     tables = 2 * 50 * 64 + 2 * 257 * 64  # positions and intervals, for keys and values
     assert model.num_parameters() == 786_368 - 50 * 64 + tables
-    model = small_model("tisasrec", blocks="sasrec").eval()
+
+
+def test_the_blocks_of_sasrec_begin_at_its_scale():
+    model = small_model("tisasrec", small_catalog(500), dim=64, inner=256, blocks="sasrec")
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
+
+
+def test_without_positions_and_intervals_the_blocks_are_those_of_sasrec():
+    model, plain = small_model("tisasrec", blocks="sasrec").eval(), small_model("sasrec").eval()
+    tables = (model.position_keys, model.position_values, model.interval_keys, model.interval_values)
     with torch.no_grad():
-        for table in (model.position_keys, model.position_values, model.interval_keys, model.interval_values):
+        for table in (*tables, plain.positions):
             table.weight.zero_()
-        plain = small_model("sasrec").eval()
-        plain.positions.weight.zero_()
-        batch = histories([9, 1, 5])
-        names = dict(plain.named_parameters())
-        names["items.weight"].copy_(model.items.weight)
+        model.norm.weight.copy_(torch.linspace(0.5, 1.5, len(model.norm.weight)))
+        model.norm.bias.copy_(torch.linspace(-1.0, 1.0, len(model.norm.bias)))
+        plain.encoder.norm.load_state_dict(model.norm.state_dict())
+        plain.items.weight.copy_(model.items.weight)
         for ours, theirs in zip(model.stack, plain.encoder.layers, strict=True):
             parts = ours.attention.attention
             theirs.attention.query_key_value.weight.copy_(
@@ -198,6 +208,7 @@ def test_tisasrec_with_the_blocks_of_sasrec():
             theirs.attention.out.weight.copy_(ours.attention.out.weight)
             theirs.expand.weight.copy_(ours.expand.weight)
             theirs.contract.weight.copy_(ours.contract.weight)
+        batch = histories([9, 1, 5])
         torch.testing.assert_close(model.encode(batch), plain.encode(batch), rtol=1e-3, atol=1e-4)
 
 

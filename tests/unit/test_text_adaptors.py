@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from contract.catalogs import histories, rows_of, small_catalog, small_model, widened
@@ -187,6 +188,45 @@ def test_fusion_stays_in_float32_under_autocast():
         inside = fusion(ids, texts)
     assert inside.dtype == torch.float32
     torch.testing.assert_close(inside, fusion(ids, texts))
+
+
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_positions_beyond_the_events_are_one_vector_whether_they_are_given_or_not(length):
+    fusion = SpectralFusion(5, DIM, torch.Generator().manual_seed(0))
+    randomised(fusion)
+    ids, texts, rest = torch.randn(2, length, DIM), torch.randn(2, 5, DIM), torch.randn(DIM)
+    whole = torch.cat([ids, rest.expand(2, 5 - length, DIM)], 1)
+    torch.testing.assert_close(fusion(ids, texts, rest), fusion(whole, texts)[:, :length])
+
+
+@pytest.mark.parametrize("zero_pad", [False, True])
+def test_a_batch_is_fused_as_if_it_were_padded_to_the_declared_length(zero_pad):
+    model = tedrec(zero_pad=zero_pad)
+    randomised(model.fusion)
+    model.blank.normal_(0.0, 1.0, generator=torch.Generator().manual_seed(2))
+    P = model.catalog.max_length
+    batch = histories([4, 2, 1])
+    L = batch.items.shape[1]
+    assert L < P
+    states = model.item_states()[batch.items]
+    items = F.pad(batch.items, (0, P - L))
+    ids = torch.where(
+        (items > 0)[..., None], F.pad(states, (0, 0, 0, P - L)), 0.0 if zero_pad else model.blank
+    )
+    texts = torch.stack([adaptor(torch.float32, items) for adaptor in model.adaptors.values()]).sum(0)
+    texts = texts * (items > 0)[..., None] if zero_pad else texts
+    expected = model.fusion(ids, texts)[:, :L] + model.positions.weight[:L]
+    torch.testing.assert_close(model._fuse(states, batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_experts_are_mixed_in_float32_under_autocast():
+    moe = NoisyDenseMoE(WIDTH, DIM, EXPERTS, 0.0, 0.0, False, torch.Generator().manual_seed(0)).eval()
+    gates, x = torch.rand(7, EXPERTS), torch.randn(7, WIDTH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = (x @ moe.weight.transpose(0, 1).reshape(WIDTH, -1)).view(-1, EXPERTS, DIM)
+        mixed = moe.mix(gates, x)
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, (gates[..., None] * found.float()).sum(1))
 
 
 def tedrec(**settings: object) -> TedRec:

@@ -154,42 +154,47 @@ def test_a_full_disk_is_no_reason_to_name_an_option_that_a_search_has_not(datase
     assert len(search.run(1)) == 1
 
 
-def test_a_trial_that_a_killed_search_left_running_is_waited_for(dataset, tmp_path, monkeypatch, caplog):
-    space = space_of(tmp_path, RATES)
-    search = Search(base_of(dataset), "base.toml", space, tmp_path / "out", "grid", "none")
-    real, states = trial_module.train, []
+def test_a_trial_that_a_killed_search_left_running_is_waited_for(dataset, tmp_path, monkeypatch):
+    space, out = space_of(tmp_path, RATES), tmp_path / "out"
+    search = Search(base_of(dataset), "base.toml", space, out, "grid", "none")
+    search.run(1, workers=2)
+    (lock,) = (out / "trials").glob("*.lock")
+    journal = out / "journal.log"
+    (out / "journal.log.lock").touch()
+    waiting: list[str] = []
 
-    def noted(experiment: Any, dataset: Any, state: Path, *more: Any) -> Any:
-        states.append(state)
-        assert not waiting, "begun while another process has it"
-        return real(experiment, dataset, state, *more)
+    class Free(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "is being trained by another process" in record.getMessage():
+                waiting.append(record.getMessage())
+                assert (out / "journal.log.lock").exists(), "taken from under its owner"
+                assert journal.read_text().endswith("half a line"), "cut while it was written"
+                fcntl.flock(held, fcntl.LOCK_UN)
 
-    waiting: set[str] = set()
-    monkeypatch.setattr(trial_module, "train", noted)
-    search.run(1)
-    lock = tmp_path / "out" / "trials" / f"{states[0].name}.lock"
-    shutil.rmtree(tmp_path / "out")
-    again = Search(base_of(dataset), "base.toml", space, tmp_path / "out", "grid", "none")
-    lock.parent.mkdir()
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        waiting.add("for it")
+    logger, free = logging.getLogger("hm4sr.experiments.launch"), Free()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(free)
+    try:
+        with lock.open("w") as held, journal.open("a") as file:
+            file.write("half a line")
+            file.flush()
+            fcntl.flock(held, fcntl.LOCK_EX)
+            assert len(search.run(2)) == 2
+    finally:
+        logger.removeHandler(free)
+        logger.setLevel(level)
+    assert len(waiting) == 1
 
-        class Free(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                if "is being trained by another process" in record.getMessage():
-                    waiting.clear()
-                    fcntl.flock(held, fcntl.LOCK_UN)
 
-        logger = logging.getLogger("hm4sr.experiments.launch")
-        free = Free()
-        logger.addHandler(free)
-        try:
-            with caplog.at_level(logging.INFO, logger="hm4sr"):
-                assert len(again.run(1)) == 1
-        finally:
-            logger.removeHandler(free)
-    assert len(states) == 2
+def test_a_file_system_without_locks_keeps_nobody_out(dataset, tmp_path, monkeypatch):
+    def no_locks(*arguments: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    search = Search(base_of(dataset), "base.toml", space_of(tmp_path, RATES), tmp_path / "out")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert len(search.run(2, workers=2)) == 2
+    assert len(search.run(3)) == 3
 
 
 def test_hopeless_trials_are_pruned_and_cannot_win(dataset, tmp_path, monkeypatch):
@@ -380,7 +385,7 @@ def test_several_interrupted_processes_go_on_after_their_last_epochs(dataset, tm
 
     with monkeypatch.context() as patch:
         patch.setattr(launch, "wait", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedError, match="whole epochs are kept: the same command goes on"):
             Search(base, "base.toml", space, out, "grid", "none").run(2, workers=2)
     begun = {state.name for state in (out / "states").iterdir()}
     trials = Search(base, "base.toml", space, out, "grid", "none").run(2, workers=2)

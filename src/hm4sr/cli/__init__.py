@@ -131,20 +131,22 @@ def _out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def _terminated_like_interrupted() -> Iterator[None]:
-    """Within this context SIGTERM ends a verb as Ctrl-C does: nothing half written stays behind."""
+    """Within this context SIGTERM and SIGHUP end a verb as Ctrl-C does: nothing half written stays behind."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    # What a caller ignores (`nohup`) or handles is left to it.
+    numbers = [number for number in numbers if mine and signal.getsignal(number) is signal.SIG_DFL]
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise StoppedError(number)
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in numbers:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _fail(message: str, code: int) -> None:

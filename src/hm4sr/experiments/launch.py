@@ -252,8 +252,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def only_one(path: Path, stop: threading.Event) -> Iterator[int]:
-    """Hold the lock of a run folder, waiting for whoever trains it now; yields the lock's file descriptor."""
+def only_one(path: Path, stop: threading.Event, what: str | None = None) -> Iterator[int]:
+    """Hold a lock, waiting for whoever has it now; yields its file descriptor.
+
+    A file system without locks keeps nobody out.
+
+    Args:
+        path: the file to lock, made if it is not there.
+        stop: ends the waiting when set.
+        what: what is being trained, for people; the name of the file for None.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     waiting = False
     try:
@@ -265,9 +273,11 @@ def only_one(path: Path, stop: threading.Event) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if not waiting:
-                    logger.info("%s is being trained by another process: waiting for it", path.name)
+                    logger.info("%s is being trained by another process: waiting for it", what or path.name)
                 waiting = True
                 stop.wait(_POLL_SECONDS)
+            except OSError:  # no locks here
+                break
         yield descriptor
     finally:
         os.close(descriptor)
@@ -275,4 +285,4 @@ def only_one(path: Path, stop: threading.Event) -> Iterator[int]:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("hm4sr: ") if lines else ""
+    return lines[-1].removeprefix("hm4sr: ").removesuffix(".") if lines else ""

@@ -10,8 +10,6 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,23 +110,23 @@ class TrialTask:
 
     def run(self, threads: int | None, stop: threading.Event) -> str | None:
         """Try it; returns what went wrong, or None."""
-        file = Path(self.folder) / "trials" / f"{self.number:05d}.json"
+        trials = Path(self.folder) / "trials"
+        file = trials / f"{self.number:05d}.json"
         write_json(file, asdict(self))
-        with sole(Path(self.state), stop) as lock:
+        # Held as long as the process lives, even where the search is killed.
+        with only_one(trials / f"{Path(self.state).name}.lock", stop) as lock:
             command = [sys.executable, "-m", __name__, str(file)]
             return run_process(command, lock, file.with_suffix(".log"), threads, stop)
 
 
-@contextmanager
-def sole(state: Path, stop: threading.Event) -> Iterator[int]:
-    """Keep others from a trial's state, and wait for whoever has it; yields the lock's file descriptor.
+def wait_for_orphans(folder: Path) -> None:
+    """Wait for the trials that a killed search has left running: they write to its journal to their end.
 
-    Who searched here before and was killed may have left a process behind, which holds the lock.
+    Whoever calls it holds the lock of the search.
     """
-    locks = state.parents[1] / "trials"
-    locks.mkdir(exist_ok=True)
-    with only_one(locks / f"{state.name}.lock", stop) as lock:
-        yield lock
+    for lock in sorted((folder / "trials").glob("*.lock")):
+        with only_one(lock, threading.Event(), "a trial that a killed search began"):
+            pass
 
 
 def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, state: Path) -> None:
@@ -213,7 +211,7 @@ def main(file: Path) -> int:
         return 2
     except KeyboardInterrupt as error:
         logger.error("hm4sr: %s", str(error) or "interrupted; what was finished is kept.")
-        return 130
+        return error.exit_code if isinstance(error, StoppedError) else 130
     return 0
 
 

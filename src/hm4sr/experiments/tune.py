@@ -5,7 +5,7 @@ DIR/journal.log    Optuna's journal of all trials
 DIR/trials.csv     the trials as a table, best first
 DIR/best.toml      the best so far, an ordinary configuration
 DIR/states/        state after the last epoch of each trial that is under way
-DIR/trials/        what trials in processes of their own were given, and said
+DIR/trials/        what trials in processes of their own were given, and said, and their locks
 """
 
 import csv
@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import logging
-import threading
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ import numpy as np
 
 from hm4sr.config import to_toml
 from hm4sr.data.dataset import Dataset
-from hm4sr.errors import UserError
+from hm4sr.errors import StoppedError, UserError
 from hm4sr.experiments.launch import side_by_side
 from hm4sr.experiments.space import Point, Space, placed, point_key
-from hm4sr.experiments.trial import Pruner, TrialTask, mend_journal, open_study, sole, try_point
+from hm4sr.experiments.trial import Pruner, TrialTask, mend_journal, open_study, try_point, wait_for_orphans
 from hm4sr.files import locked, read_json, write_json, write_text
 from hm4sr.runtime import choose_device
 from hm4sr.training.loop import build_model
@@ -131,7 +131,7 @@ class Search:
         Raises:
             UserError: the device is not here, another process is at work in this folder, a process failed, or
                 no point could be trained.
-            KeyboardInterrupt: interrupted.
+            StoppedError: interrupted; whole epochs are kept.
         """
         if address is None:
             choose_device(self.experiment.train.device)
@@ -140,11 +140,15 @@ class Search:
             proposed = self._proposed(study, trials)
             if workers == 1 and address is None:
                 for trial, experiment in proposed:
-                    with sole(self._state(trial), threading.Event()):
-                        try_point(study, trial, experiment, self._dataset, self._state(trial))
+                    try_point(study, trial, experiment, self._dataset, self._state(trial))
                     self._write(study)
             else:
-                self._run_beside(study, proposed, workers, address)
+                try:
+                    self._run_beside(study, proposed, workers, address)
+                except KeyboardInterrupt as error:
+                    signum = error.signum if isinstance(error, StoppedError) else signal.SIGINT
+                    told = "stopped; whole epochs are kept: the same command goes on."
+                    raise StoppedError(signum, told) from error
             self._write(study)
             finished = self._finished(study)
             if all(trial.diverged for trial in finished):
@@ -161,6 +165,7 @@ class Search:
         self, study: Any, proposed: Iterator[tuple[Any, Experiment]], workers: int, address: str | None
     ) -> None:
         """Try what is proposed in several processes; when one fails, no more begin."""
+        (self.folder / "trials").mkdir(exist_ok=True)
         failed: list[str] = []
 
         def tasks() -> Iterator[TrialTask]:
@@ -244,7 +249,8 @@ class Search:
     def _alone(self) -> Iterator[None]:
         busy = f"another process searches in {self.folder}: wait until it is done."
         with locked(self.folder / ".lock", busy):
-            # Whoever left a lock of the journal behind is dead.
+            wait_for_orphans(self.folder)
+            # So whoever left a lock of the journal behind is dead.
             for stale in self.folder.glob("journal.log.lock*"):
                 stale.unlink()
             mend_journal(self.folder)

@@ -74,7 +74,8 @@ class NoisyDenseMoE(nn.Module):
             found = (self.dropout(x.expand(K, *x.shape)) @ weight).transpose(0, 1)
         else:
             found = (self.dropout(x) @ weight.transpose(0, 1).reshape(width, K * D)).view(-1, K, D)
-        return torch.bmm(gates[:, None], found.to(gates.dtype))[:, 0]
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.bmm(gates.float()[:, None], found.float())[:, 0]
 
     def shifts(self) -> Float[Tensor, "... D"]:
         """b_k W_k: K x D, or K x P x D."""
