@@ -100,7 +100,7 @@ def test_files_that_may_not_grow_are_one_sentence_and_the_run_goes_on_later(
     assert told.startswith(f"hm4sr: {tmp_path / 'run'}")
     assert "cannot be written (" in told
     assert "File too large" in told
-    assert "make room there or mend the rights" in told
+    assert told.strip().endswith("mend the rights, and go on with the same command and --resume.")
     assert len(told.strip().splitlines()) == 1
     assert called(command(config, tmp_path / "run", "--resume")) == (0, "")
     assert weights_of(tmp_path / "run") == whole
