@@ -13,6 +13,10 @@ class UserError(ValueError):
 class WritingError(UserError):
     """A full disk, missing rights and the like: no fault of what was to be written."""
 
+    def advised(self, advice: str) -> "WritingError":
+        """The same with what only the caller knows to do about it, without the full stop."""
+        return WritingError(f"{str(self).removesuffix('.')}, {advice}.")
+
 
 class DivergedError(UserError):
     """A loss, score or vector is no number: the fault of the settings, mostly of the learning rate."""

@@ -7,6 +7,9 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +157,7 @@ def test_a_full_disk_is_no_reason_to_name_an_option_that_a_search_has_not(datase
     assert len(search.run(1)) == 1
 
 
-def test_a_trial_that_a_killed_search_left_running_is_waited_for(dataset, tmp_path, monkeypatch):
+def test_a_trial_that_a_killed_search_left_running_is_waited_for(dataset, tmp_path):
     space, out = space_of(tmp_path, RATES), tmp_path / "out"
     search = Search(base_of(dataset), "base.toml", space, out, "grid", "none")
     search.run(1, workers=2)
@@ -370,6 +373,28 @@ def test_several_processes_try_the_same_points_with_the_same_scores(dataset, tmp
     assert len(list((tmp_path / "beside" / "trials").glob("*.log"))) == 3
     best = [read_toml(tmp_path / folder / "best.toml") for folder in ("alone", "beside")]
     assert best[0] == best[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_a_search_ends_its_processes(dataset, tmp_path, number, code):
+    config = tmp_path / "base.toml"
+    config.write_text(to_toml(base_of(dataset, epochs=5000, patience=5000)))
+    space_of(tmp_path, RATES)
+    line = [sys.executable, "-m", "hm4sr.cli", "tune", config, "--space", tmp_path / "space.toml"]
+    line += ["--out", tmp_path / "out", "--trials", "2", "--workers", "2", "--pruner", "none"]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        states = list((tmp_path / "out" / "states").glob("*"))
+        if len(states) == 2 and all(map(saved_states, states)):
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, told = process.communicate()
+    assert process.returncode == code
+    assert told.strip() == "hm4sr: stopped; whole epochs are kept: the same command goes on."
+    for lock in (tmp_path / "out" / "trials").glob("*.lock"):
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is left
 
 
 def test_several_interrupted_processes_go_on_after_their_last_epochs(dataset, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def try_point(study: Any, trial: Any, experiment: Experiment, dataset: Dataset, 
         trial.set_user_attr("diverged", str(error))
         study.tell(trial, 0.0)
     except WritingError as error:
-        raise WritingError(f"{str(error).removesuffix('.')}, and call again.") from error
+        raise error.advised("and call again") from error
     except StoppedError as error:
         where = f"stopped in trial {trial.number} {error.where}".rstrip()
         told = f"{where}; what was finished is kept: the same command goes on."

@@ -125,8 +125,7 @@ def train_run(
         except StoppedError as error:
             raise StoppedError(error.signum, _how_to_go_on(error.where or where_saved(state))) from error
         except WritingError as error:
-            again = "and go on with the same command and --resume."
-            raise WritingError(f"{str(error).removesuffix('.')}, {again}") from error
+            raise error.advised("and go on with the same command and --resume") from error
         with writing(path, "make room there or mend the rights; go on with the same command and --resume"):
             _save(path, trained, dataset, experiment)
         shutil.rmtree(state, ignore_errors=True)
