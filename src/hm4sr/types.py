@@ -153,6 +153,11 @@ class SeqBatch:
         """What stands at the real events, row by row."""
         return values.flatten(0, 1).index_select(0, self.event_places)
 
+    def at_end(self, values: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "B ..."]:
+        """What stands at the newest event of each row."""
+        place = (self.lengths - 1).view(-1, *(1,) * (values.dim() - 1))
+        return values.gather(1, place.expand(-1, 1, *values.shape[2:])).squeeze(1)
+
     def pinned(self) -> "SeqBatch":
         """The same batch, places of targets and events included, in memory that a GPU reads by itself."""
         return self._each(lambda tensor: tensor.pin_memory(), True)

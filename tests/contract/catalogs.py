@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hm4sr.models import get_model
+from hm4sr.models import get_model, registered_models
 from hm4sr.models.base import SeqRecModel
 from hm4sr.types import Catalog, Clock, ItemFeatures, SeqBatch
 
 SPRING = 1_400_000_000  # where a float32 holds multiples of 128 s only
 MAX_LENGTH = 12
+NAMES = list(registered_models())
+LENGTHS = [9, 1, 2, 5, 9, 3]
 
 SMALL: dict[str, Any] = {"dim": 16, "inner": 32}
 """Settings that make a model quick, given to every model that has them."""
@@ -137,3 +139,20 @@ def widened(batch: SeqBatch, columns: int) -> SeqBatch:
         pad(batch.targets),
         batch.users,
     )
+
+
+def training_batch(name: str, lengths: list[int] | None = None, seed: int = 0) -> SeqBatch:
+    """Histories laid out as the model learns from them."""
+    return histories(lengths or LENGTHS, parallel=get_model(name).parallel, seed=seed)
+
+
+def total_loss(model: SeqRecModel, batch: SeqBatch) -> Tensor:
+    """The sum of the terms."""
+    return torch.stack(list(model.losses(batch).values())).sum()
+
+
+def scores(model: SeqRecModel, batch: SeqBatch) -> Tensor:
+    """Of all items after each history, without dropout."""
+    model.eval()
+    with torch.no_grad():
+        return model.scores(batch, model.item_vectors())

@@ -1,6 +1,5 @@
 """What every registered model promises. A model that is added later is covered without an edit here."""
 
-import dataclasses
 import math
 from dataclasses import replace
 
@@ -10,26 +9,28 @@ from jaxtyping import TypeCheckError
 from safetensors.torch import load_file, save_file
 
 from contract.catalogs import (
+    LENGTHS,
     MAX_LENGTH,
+    NAMES,
     SPRING,
     batch_of,
     histories,
     prefix_of,
     rows_of,
+    scores,
     small_catalog,
     small_model,
+    total_loss,
+    training_batch,
     widened,
     without_noise,
 )
 from hm4sr.errors import UserError
-from hm4sr.models import get_model, registered_models
+from hm4sr.models import get_model
 from hm4sr.models.base import SeqRecModel
-from hm4sr.training.optimizer import Optimizer
 from hm4sr.types import Catalog, ItemFeatures, SeqBatch
 
-NAMES = list(registered_models())
 PARALLEL = [name for name in NAMES if get_model(name).parallel]
-LENGTHS = [9, 1, 2, 5, 9, 3]
 
 NUM_PARAMETERS = {
     "difsr": 831_155,
@@ -69,24 +70,10 @@ COSINES = {"m3srec": 1, "missrec": 3, "tedrec": 1, "unisrec": 1}
 """Models that score by cosine / 0.07, and of how many independent cosines a score is the mean."""
 
 
-def scores(model: SeqRecModel, batch: SeqBatch) -> torch.Tensor:
-    model.eval()
-    with torch.no_grad():
-        return model.scores(batch, model.item_vectors())
-
-
 def encode(model: SeqRecModel, batch: SeqBatch) -> torch.Tensor:
     model.eval()
     with torch.no_grad():
         return model.encode(batch)
-
-
-def training_batch(name: str, lengths: list[int] | None = None, seed: int = 0) -> SeqBatch:
-    return histories(lengths or LENGTHS, parallel=get_model(name).parallel, seed=seed)
-
-
-def total_loss(model: SeqRecModel, batch: SeqBatch) -> torch.Tensor:
-    return torch.stack(list(model.losses(batch).values())).sum()
 
 
 def test_the_registry_holds_the_known_models():
@@ -274,37 +261,6 @@ def test_a_model_of_features_says_so_where_there_are_none(name):
         small_model(name, small_catalog(modalities=()))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_on_a_sample_takes_a_catalogue_as_small_as_a_history_is_long(name):
-    small = small_catalog(num_items=11)  # as many rows as there are positions
-    catalog = dataclasses.replace(small, max_length=12, target_counts=torch.arange(12))
-    model, batch = small_model(name, catalog), training_batch(name, [3, 2])
-    batch = dataclasses.replace(batch, items=batch.items % 11, targets=batch.targets % 11)
-    model.negatives = 5
-    optimizer = Optimizer(model.train(), 0.01, 0.0, sparse=True)
-    terms = model.losses(batch)
-    optimizer.step(torch.stack(list(terms.values())).sum())
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_step_on_a_sample_moves_the_batchs_items_and_not_all(name):
-    catalog = dataclasses.replace(small_catalog(), target_counts=torch.arange(41))
-    model, batch = small_model(name, catalog), training_batch(name, [3, 2])
-    model.negatives = 5
-    optimizer = Optimizer(model.train(), 0.01, 0.0, sparse=True)
-    before = {key: table.clone() for key, table in model.state_dict().items() if len(table) == 41}
-    terms = model.losses(batch)
-    assert all(term.isfinite() for term in terms.values())
-    optimizer.step(torch.stack(list(terms.values())).sum())
-    for key, table in model.state_dict().items():
-        if key in before and key.startswith("items"):
-            moved = (table != before[key]).any(1)
-            assert moved[batch.targets[batch.targets > 0]].all()
-            assert not moved[0]
-            assert moved.sum() <= 5 + 5 + 5
-
-
 def losses_of_three_steps(name: str, seed: int) -> list[float]:
     model = small_model(name, seed=seed).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -340,21 +296,6 @@ def test_losses_in_bfloat16_are_close(name):
     for parameter in model.parameters():
         assert parameter.grad.dtype == parameter.dtype == torch.float32
         assert parameter.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_item_vectors_are_fixed_within_their_context_alone(name):
-    model, batch = small_model(name), training_batch(name)
-    expected = scores(model, batch)
-    with torch.no_grad(), model.fixed_items() as vectors:
-        torch.testing.assert_close(model.scores(batch, vectors), expected, rtol=1e-6, atol=1e-6)
-    optimizer = torch.optim.Adam(model.train().parameters(), lr=0.1)
-    total_loss(model, batch).backward()
-    optimizer.step()
-    fresh = small_model(name, seed=2)
-    fresh.load_state_dict(model.state_dict())
-    assert torch.equal(scores(model, batch), scores(fresh, batch))
-    assert not torch.equal(scores(model, batch), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -135,13 +135,6 @@ def test_runs_on_any_modalities(modalities, terms):
     assert list(step(model, histories(LENGTHS))) == terms
 
 
-def test_the_order_of_the_modalities_in_the_catalogue_does_not_matter():
-    one, other = small_catalog(), small_catalog()
-    turned = Catalog(**{**vars(other), "features": dict(reversed(other.features.items()))})
-    batch = histories(LENGTHS)
-    assert torch.equal(build(one).eval().encode(batch), build(turned).eval().encode(batch))
-
-
 def test_a_catalogue_without_categories_has_no_category_term():
     model = build(small_catalog(num_categories=0))
     assert list(step(model, histories(LENGTHS))) == ["main", "idcl", "pcl"]

@@ -98,6 +98,10 @@ def test_the_loss_and_its_gradients_are_those_of_plain_logits(monkeypatch, score
     torch.testing.assert_close(loss, F.cross_entropy(logits, targets))
     for found, wanted in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    fixed = (hidden.detach(), vectors.detach(), targets, torch.float32, score_padding, log_weights)
+    frozen = softmax_loss(*fixed, raised=raised, by=by)
+    (alone,) = torch.autograd.grad(frozen, by)
+    torch.testing.assert_close(alone, expected[2], atol=1e-6, rtol=1e-5)
 
 
 def plus(**settings: object) -> torch.nn.Module:

@@ -27,7 +27,7 @@ def test_a_thousand_histories_are_encoded_in_every_repeat(tmp_path, monkeypatch)
     assert sum(seen) == 4 * 1_000
     assert model.training
     assert model.matmul_dtype == torch.bfloat16
-    assert model._fixed_items is None
+    assert not model._fixed
 
 
 def test_users_without_a_history_cannot_be_timed(tmp_path):

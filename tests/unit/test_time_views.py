@@ -186,7 +186,9 @@ def test_neighbours_are_those_of_item_based_filtering(chunk, monkeypatch):
         assert float(score[i]) == pytest.approx((max(own.values()) - low) / (high - low), abs=1e-6)
 
 
-def test_learned_neighbours_are_the_nearest_and_neither_padding_nor_the_item_itself():
+@pytest.mark.parametrize("pairs", [1, 20, 1_000])
+def test_learned_neighbours_are_the_nearest_and_neither_padding_nor_the_item_itself(pairs, monkeypatch):
+    monkeypatch.setattr("hm4sr.nn.histories._CHUNK_PAIRS", pairs)
     table = torch.randn(9, 4, generator=generator())
     best, score = vector_neighbours(table)
     for i in range(1, 9):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,27 @@ def test_no_point_is_tried_twice(dataset, tmp_path, sampler, monkeypatch):
     points = [(experiment.train.learning_rate, experiment.model["dropout"]) for experiment in tried]
     assert points[0] == (0.3, 0.1), "the configuration's own point comes first"
     assert len(set(points)) == len(points) == 6
+
+
+def test_a_large_space_is_drawn_from_and_not_listed(dataset, tmp_path, monkeypatch):
+    tried, listed = [], Space.points
+    monkeypatch.setattr(
+        trial_module, "train", fake_training(tried, lambda experiment: [experiment.train.learning_rate])
+    )
+    monkeypatch.setattr(Space, "points", lambda self: islice(listed(self), 100))
+    values = ", ".join(f"0.{digit}" for digit in range(1, 10))
+    keys = ("model.dropout", "model.attention_dropout", "train.learning_rate", "train.weight_decay")
+    space = space_of(tmp_path, "".join(f'"{key}" = [{values}]\n' for key in keys))
+    assert space.point(0) == dict.fromkeys(keys, 0.1)
+    assert [space.point(number) for number in (1, 9, 6_560)] == [
+        {**space.point(0), "train.weight_decay": 0.2},
+        {**space.point(0), "train.learning_rate": 0.2},
+        dict.fromkeys(keys, 0.9),
+    ]
+    search = Search(base_of(dataset, learning_rate=0.3), "base.toml", space, tmp_path / "out", "grid")
+    assert len(search.run(12)) == 12
+    beyond = {experiment.model["dropout"] for experiment in tried} - {0.1}
+    assert beyond, "a list cut off after 100 points has none of them"
 
 
 def fake_training(tried: list[Experiment], scores: Any) -> Any:

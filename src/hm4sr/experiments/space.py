@@ -72,6 +72,14 @@ class Space:
         """Number of points."""
         return prod(map(len, self.choices.values()))
 
+    def point(self, number: int) -> Point:
+        """The point of that number (0..size - 1), in the order of `points`."""
+        values = {}
+        for key, choices in reversed(self.choices.items()):
+            number, place = divmod(number, len(choices))
+            values[key] = choices[place]
+        return {key: values[key] for key in self.choices}
+
     def points(self) -> Iterator[Point]:
         """All points, the last key moving fastest."""
         for values in product(*self.choices.values()):

@@ -294,12 +294,16 @@ class Search:
                 return None
 
     def _enqueue_unseen(self, study: Any, tried: set[str]) -> bool:
-        unseen = [point for point in self.space.points() if point_key(point) not in tried]
-        if not unseen:
-            return False
         rng = np.random.default_rng([self._seed, len(study.get_trials(deepcopy=False))])
-        self._enqueue(study, unseen[int(rng.integers(len(unseen)))])
-        return True
+        if 2 * len(tried) < self.space.size:  # a draw is new more often than not; a list may not fit
+            while point_key(point := self.space.point(int(rng.integers(self.space.size)))) in tried:
+                pass
+            self._enqueue(study, point)
+            return True
+        unseen = [point for point in self.space.points() if point_key(point) not in tried]
+        if unseen:
+            self._enqueue(study, unseen[int(rng.integers(len(unseen)))])
+        return bool(unseen)
 
     def _enqueue(self, study: Any, point: Point) -> None:
         study.enqueue_trial({key: _plain(value) for key, value in point.items()})

@@ -101,7 +101,8 @@ class SeqRecModel(nn.Module):
         self.negatives = 0
         self.bounds: list[int] | None = None
         self.here = slice(None)
-        self._fixed_items: Tensor | None = None
+        self._fixed: dict[str, Tensor] = {}
+        """What `fix_items` computed, by name: "items", and what a subclass adds. Empty while weights move."""
 
     @contextmanager
     def fixed_items(self) -> Iterator[Float[Tensor, "V Q"]]:
@@ -113,23 +114,27 @@ class SeqRecModel(nn.Module):
         try:
             yield self.fix_items()
         finally:
-            self._fixed_items = None
+            self._fixed = {}
 
     @torch.no_grad()
     def fix_items(self) -> Float[Tensor, "V Q"]:
         """Compute the item vectors once and for all; for a model that will not be trained any more."""
-        self._fixed_items = self.item_vectors().detach()  # a parameter itself would be registered twice
-        return self._fixed_items
+        self._fixed = {name: table.detach() for name, table in self.tables_to_fix().items()}
+        return self._fixed["items"]
+
+    def tables_to_fix(self) -> dict[str, Tensor]:
+        """What `fix_items` keeps, by name: "items", their vectors, and what else all events read alike."""
+        return {"items": self.item_vectors()}
 
     def train(self, mode: bool = True) -> "SeqRecModel":
         """Switch dropout on or off; training makes the item vectors change again."""
         if mode:
-            self._fixed_items = None
+            self._fixed = {}
         return super().train(mode)
 
     def items_now(self) -> Float[Tensor, "V Q"]:
         """The item vectors, computed unless they are fixed."""
-        return self.item_vectors() if self._fixed_items is None else self._fixed_items
+        return self._fixed["items"] if self._fixed else self.item_vectors()
 
     def vectors_of(self, items: Int[Tensor, "*N"]) -> Float[Tensor, "*N Q"]:
         """Vectors of the items of histories: those that are fixed, or as they are now."""
@@ -159,10 +164,7 @@ class SeqRecModel(nn.Module):
         They are the rows of the table `items`, for a model that does not say otherwise. Where that is
         sharded, "whole" means the rows that this process keeps.
         """
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
+        return rows_of(self.items, items)
 
     def view(self, batch: SeqBatch, table: Callable[..., Tensor] | None = None) -> ItemView:
         """The items that a training step looks at: the whole catalogue, or the batch's and a sample.
@@ -209,18 +211,16 @@ class SeqRecModel(nn.Module):
             hidden, view.vectors, view.targets, dtype, score_padding, weights, "targets", raised, by
         )
 
-    def one_negative_loss(
-        self, hidden: Float[Tensor, "N Q"], batch: SeqBatch, kind: Literal["bce", "bpr"]
-    ) -> Float[Tensor, ""]:
+    def one_negative_loss(self, batch: SeqBatch, kind: Literal["bce", "bpr"]) -> Float[Tensor, ""]:
         """Each target against one item that its row does not hold, as several authors train their models."""
+        hidden = self.hidden_at_targets(batch)
         positives = self.item_vectors(batch.at_targets(batch.targets))
         negatives = self.item_vectors(draw_unseen(batch, self.catalog.num_items, self.rng))
         return one_against_one(hidden, positives, negatives, kind, "targets")
 
     def last_hidden(self, batch: SeqBatch) -> Float[Tensor, "B Q"]:
         """Vector of each whole history."""
-        hidden = self.encode(batch)
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), batch.lengths - 1]
+        return batch.at_end(self.encode(batch))
 
     def scores(self, batch: SeqBatch, candidates: Float[Tensor, "V Q"]) -> Float[Tensor, "B V"]:
         """Score of every item after each whole history; padding gets minus infinity.
@@ -242,9 +242,12 @@ class SeqRecModel(nn.Module):
         Where several processes learn a batch together, this one has some of its rows, and each term is its
         part of the term of the whole batch (see `nn.ranks`; the losses of `nn.losses` see to that).
         """
+        return {"main": self.main_loss(self.hidden_at_targets(batch), self.view(batch))}
+
+    def hidden_at_targets(self, batch: SeqBatch) -> Float[Tensor, "N Q"]:
+        """What is known before each target, encoded in `mixed_precision`, given in float32."""
         with self.mixed_precision():
-            hidden = batch.at_targets(self.encode(batch)).float()
-        return {"main": self.main_loss(hidden, self.view(batch))}
+            return batch.at_targets(self.encode(batch)).float()
 
     def mixed_precision(self) -> torch.autocast:
         """A context in which linear layers multiply in `matmul_dtype`; nothing changes in float32."""
@@ -277,7 +280,7 @@ class SeqRecModel(nn.Module):
             vectors: what `new_item_vectors` gave; row 0, padding, is left out.
             features: what they were made of.
         """
-        self._fixed_items = torch.cat([self.items_now(), vectors[1:]])
+        self._fixed["items"] = torch.cat([self.items_now(), vectors[1:]])
 
     def seen_bias(self) -> float:
         """What is added to the score of every item that stands in the history; nothing by default."""
@@ -304,6 +307,12 @@ class SeqRecModel(nn.Module):
             table.num_embeddings * table.embedding_dim - table.weight.numel()
             for table in sharded_tables(self).values()
         )
+
+
+def rows_of(table: nn.Embedding, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
+    """The rows of some items, or the whole table."""
+    rows: Tensor = table.weight if items is None else table(items)
+    return rows
 
 
 def require_features(catalog: Catalog, name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -174,17 +174,9 @@ class DIFSR(SeqRecModel):
             x = layer(x, self.positions.weight[:length], attributes, batch.valid)
         return x
 
-    def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
-        """The ID table, or rows of it."""
-        if items is None:
-            return self.items.weight
-        rows: Tensor = self.items(items)
-        return rows
-
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets, and of their categories."""
-        with self.mixed_precision():
-            hidden = batch.at_targets(self.encode(batch)).float()
+        hidden = self.hidden_at_targets(batch)
         terms = {"main": self.main_loss(hidden, self.view(batch))}
         if self.attribute_head is not None:
             logits = self.attribute_head(hidden)[:, 1:]  # without the class of padding

@@ -182,8 +182,7 @@ class FEARec(SeqRecModel):
         items = F.pad(batch.items, (0, self.catalog.max_length - batch.items.shape[1]))
         lengths = batch.lengths
         if self.index is not None:
-            targets = batch.targets.gather(1, lengths[:, None] - 1)[:, 0]
-            events, found = self.index.others(targets, batch.users, self.rng)
+            events, found = self.index.others(batch.at_end(batch.targets), batch.users, self.rng)
             others, other_lengths = self.index.before(events, self.catalog.max_length)
             items = torch.where(found[:, None], others, items)
             lengths = torch.where(found, other_lengths, lengths)

@@ -59,9 +59,7 @@ class GRU4Rec(SeqRecModel):
         """Cross-entropy over the catalogue, or BPR."""
         if self.config.loss == "softmax":
             return super().losses(batch)
-        with self.mixed_precision():
-            hidden = batch.at_targets(self.encode(batch)).float()
-        return {"main": self.one_negative_loss(hidden, batch, "bpr")}
+        return {"main": self.one_negative_loss(batch, "bpr")}
 
 
 def _gru(inputs: int, hidden: int, layers: int, rng: torch.Generator) -> nn.GRU:

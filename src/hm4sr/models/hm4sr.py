@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hm4sr.models.base import SeqRecModel, TransformerConfig, apply_preset, register
+from hm4sr.models.base import SeqRecModel, TransformerConfig, apply_preset, register, rows_of
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.init import embedding, linear
 from hm4sr.nn.losses import category_loss, in_batch_contrastive
@@ -155,7 +155,6 @@ class HM4SR(SeqRecModel):
         if c.cp_weight and catalog.categories is not None:
             self.category_head = linear(width, catalog.num_categories, rng, std=None)
             self.register_buffer("categories", catalog.categories.to(torch.empty(0).device), persistent=False)
-        self._found_in_items: Tensor | None = None
         self._lacking: Tensor | None = None  # of new items as well, once there are some
         self.placeholders = None
         if c.pcl_weight and self.time is not None and num_modalities > 1:
@@ -165,9 +164,8 @@ class HM4SR(SeqRecModel):
 
     def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
         """[x_id; x_txt; x_img] of each item, without position (Q = M D; eq. 4-5, 19)."""
-        x_id = self.items.weight if items is None else self.items(items)
         projected = [self.projections[name](self.matmul_dtype, items) for name in self.modalities[1:]]
-        return torch.cat([x_id, *projected], dim=1)
+        return torch.cat([rows_of(self.items, items), *projected], dim=1)
 
     def new_item_vectors(self, features: Mapping[str, ItemFeatures]) -> Float[Tensor, "U Q"] | None:
         """[mean of x_id; x_txt; x_img] of items that came after training; None for a model on IDs alone.
@@ -207,11 +205,8 @@ class HM4SR(SeqRecModel):
                 None if self.interactive is None or self.bounds is not None else self.interactive.experts
             )
             if experts is not None and len(vectors) * experts.out_features <= _LARGEST_TABLE:
-                self._found_in_items = F.linear(vectors, experts.weight).detach()
-            try:
-                yield vectors
-            finally:
-                self._found_in_items = None
+                self._fixed["found"] = F.linear(vectors, experts.weight).detach()
+            yield vectors
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """[H_id; H_txt; H_img] after each event (eq. 18)."""
@@ -224,8 +219,7 @@ class HM4SR(SeqRecModel):
         x, _ = self._mix_experts(self.vectors_of(batch.items), batch)
         parts = enumerate(self.modalities)
         hidden = [self._encoder(name).newest(x[:, :, m], batch.lengths) for m, name in parts]
-        newest = (batch.lengths - 1)[:, None]
-        return self.ask(torch.cat(hidden, dim=1), batch, lambda moments: moments.gather(1, newest)[:, 0])
+        return self.ask(torch.cat(hidden, dim=1), batch, batch.at_end)
 
     def ask(
         self, hidden: Float[Tensor, "*N Q"], batch: SeqBatch, place: Callable[[Tensor], Tensor]
@@ -256,11 +250,11 @@ class HM4SR(SeqRecModel):
 
     def _found(self, items: Int[Tensor, "B L"]) -> Float[Tensor, "B L E"] | None:
         """What the interactive experts find in the events, where their items' part is known."""
-        if self._found_in_items is None or self._fixed_items is None or self.interactive is None:
-            return None  # unknown, or out of date since training went on
+        if self.interactive is None or "found" not in self._fixed:
+            return None
         positions = self.positions.weight[: items.shape[1]].repeat(1, len(self.modalities))
         at_positions: Tensor = self.interactive.experts(positions)
-        return F.embedding(items, self._found_in_items).add_(at_positions)
+        return F.embedding(items, self._fixed["found"]).add_(at_positions)
 
     def _positioned(self, x: Float[Tensor, "B L Q"]) -> Float[Tensor, "B L M D"]:
         """Modalities side by side, each with the vector of its position (eq. 6)."""

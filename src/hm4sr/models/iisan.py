@@ -73,7 +73,7 @@ class IISAN(ItemStateModel):
         self.stand_ins = nn.ParameterDict(
             {
                 name: normal(c.dim, std=0.02, rng=rng)
-                for name, given in catalog.features.items()
+                for name, given in sorted(catalog.features.items())
                 if not bool(given.present[1:].all())
             }
         )

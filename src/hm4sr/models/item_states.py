@@ -9,7 +9,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hm4sr.models.base import SeqRecModel, TransformerConfig
-from hm4sr.nn.attention import newest
 from hm4sr.nn.experts import FeatureExperts, NoisyDenseMoE
 from hm4sr.nn.sampling import ItemView
 from hm4sr.types import Catalog, SeqBatch
@@ -22,8 +21,6 @@ class ItemStateModel(SeqRecModel):
     and `query`: a score is the dot product of `query(read(...))` and `candidates(...)`.
     """
 
-    _fixed_states: Tensor | None = None
-
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U S"]:
         """States of the given items, or of the whole catalogue."""
         raise NotImplementedError
@@ -34,7 +31,7 @@ class ItemStateModel(SeqRecModel):
 
     def read_newest(self, states: Float[Tensor, "B L S"], batch: SeqBatch) -> Float[Tensor, "B D"]:
         """Hidden vector after the newest event of each history; a subclass may compute that alone."""
-        return newest(self.read(states, batch), batch.lengths)
+        return batch.at_end(self.read(states, batch))
 
     def candidates(self, states: Float[Tensor, "U S"]) -> Float[Tensor, "U Q"]:
         """What the dot product takes of the items."""
@@ -48,12 +45,10 @@ class ItemStateModel(SeqRecModel):
         """Candidate vectors of the given items, or of the whole catalogue."""
         return self.candidates(self.item_states(items))
 
-    @torch.no_grad()
-    def fix_items(self) -> Float[Tensor, "V Q"]:
-        """Compute states and candidates once and for all."""
-        self._fixed_states = self.item_states().detach()
-        self._fixed_items = self.candidates(self._fixed_states)
-        return self._fixed_items
+    def tables_to_fix(self) -> dict[str, Tensor]:
+        """See the base; the states are kept beside the candidates made of them."""
+        states = self.item_states()
+        return {"items": self.candidates(states), "states": states}
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Query vector after each event."""
@@ -64,8 +59,7 @@ class ItemStateModel(SeqRecModel):
         return self.query(self.read_newest(F.embedding(batch.items, self._states_now()), batch))
 
     def _states_now(self) -> Tensor:
-        fixed = None if self._fixed_items is None else self._fixed_states
-        return self.item_states() if fixed is None else fixed
+        return self._fixed["states"] if self._fixed else self.item_states()
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets."""

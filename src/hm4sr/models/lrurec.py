@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hm4sr.models.base import ModelConfig, SeqRecModel, register
+from hm4sr.models.base import ModelConfig, SeqRecModel, register, rows_of
 from hm4sr.nn.dropout import Dropout
 from hm4sr.nn.init import truncated_normal
 from hm4sr.nn.recurrence import linear_recurrence
@@ -62,6 +62,7 @@ class LRURec(SeqRecModel):
     """
 
     Config = LRURecConfig
+    item_tables = ("items", "bias")
 
     def __init__(self, config: Any, catalog: Catalog, rng: torch.Generator):
         super().__init__(config, catalog, rng)
@@ -81,9 +82,7 @@ class LRURec(SeqRecModel):
 
     def item_vectors(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U Q"]:
         """Item table and output bias side by side."""
-        if items is None:
-            return torch.cat([self.items.weight, self.bias.weight], dim=1)
-        return torch.cat([self.items(items), self.bias(items)], dim=1)
+        return torch.cat([rows_of(self.items, items), rows_of(self.bias, items)], dim=1)
 
 
 class LRUBlock(nn.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from hm4sr.models.base import register, require_features
+from hm4sr.models.base import register, require_features, rows_of
 from hm4sr.models.item_states import CosineConfig, CosineModel
 from hm4sr.nn.attention import LAYER_NORM_EPS, CausalSelfAttention
 from hm4sr.nn.dropout import Dropout
@@ -106,7 +106,7 @@ class M3SRec(CosineModel):
         """[x_1; ...; x_M; E] of each item: its projections and its ID."""
         states = [projection(self.matmul_dtype, items) for projection in self.projections.values()]
         if self.ids is not None:
-            states.append(self.ids.weight if items is None else self.ids(items))
+            states.append(rows_of(self.ids, items))
         return torch.cat(states, dim=1)
 
     def _parts(self, states: Float[Tensor, "... S"]) -> tuple[Float[Tensor, "... M D"], Tensor]:

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hm4sr.models.base import register, require_features
+from hm4sr.models.base import register, require_features, rows_of
 from hm4sr.models.item_states import CosineConfig, CosineModel
-from hm4sr.nn.attention import LAYER_NORM_EPS, newest
+from hm4sr.nn.attention import LAYER_NORM_EPS
 from hm4sr.nn.clustering import density_peaks, kmeans
 from hm4sr.nn.cross_attention import ReadingLayer, SetLayer
 from hm4sr.nn.dropout import Dropout
@@ -98,9 +98,8 @@ class MISSRec(CosineModel):
 
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U S"]:
         """[E; x_1; ...; x_m] of each item (S = (1 + m) dim)."""
-        x_id = self.items.weight if items is None else self.items(items)
         projected = [projection(self.matmul_dtype, items) for projection in self.projections.values()]
-        return torch.cat([x_id, *projected], dim=1)
+        return torch.cat([rows_of(self.items, items), *projected], dim=1)
 
     @torch.no_grad()
     def start_epoch(self, epoch: int) -> None:
@@ -151,7 +150,7 @@ class MISSRec(CosineModel):
         *lower, top = self.decoder
         for layer in lower:
             x = layer(x, *context)
-        x = top(x, *context) if everywhere else top(newest(x, batch.lengths)[:, None], *context, x)
+        x = top(x, *context) if everywhere else top(batch.at_end(x)[:, None], *context, x)
         out: Tensor = self.norm_out(x)
         return out
 

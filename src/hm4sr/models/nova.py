@@ -84,7 +84,6 @@ class NOVA(SeqRecModel):
             )
             for _ in range(c.layers)
         )
-        self._side_tables: dict[str, Tensor] = {}
 
     def encode(self, batch: SeqBatch) -> Float[Tensor, "B L Q"]:
         """Hidden vector after each event (Q = dim); in cloze training the answer stands at the last event."""
@@ -97,17 +96,16 @@ class NOVA(SeqRecModel):
         place = torch.arange(batch.items.shape[1], device=items.device) == batch.lengths[:, None] - 1
         return torch.where(place[..., None], answers[:, None], hidden[:, :-1])
 
-    def fix_items(self) -> Float[Tensor, "V Q"]:
-        """Compute the item vectors, and the projected modalities of all items, once and for all."""
-        self._side_tables = {name: self._project(name, None) for name in self.projections}
-        return super().fix_items()
+    def tables_to_fix(self) -> dict[str, Tensor]:
+        """See the base; the projected modalities of all items are kept as well."""
+        sides = {f"side.{name}": self._project(name, None) for name in self.projections}
+        return super().tables_to_fix() | sides
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the next items, or of the masked ones."""
         if not self.cloze:
             return super().losses(batch)
-        last = batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
-        items, at_end = _append(batch.items, batch.lengths, last)
+        items, at_end = _append(batch.items, batch.lengths, batch.at_end(batch.targets))
         draws = torch.rand(items.shape, generator=self.rng, device=items.device)
         masked = (draws < self.config.mask_ratio) & (items > 0) | at_end
         with self.mixed_precision():
@@ -131,8 +129,9 @@ class NOVA(SeqRecModel):
         x = self.dropout(self.norm(x))
         sides = [self.positions.weight[: items.shape[1]].expand_as(x)]
         for name in self.projections:
-            side = F.embedding(items, self._side_tables[name]) if self._fixed_items is not None else None
-            if side is None:
+            if self._fixed:
+                side = F.embedding(items, self._fixed[f"side.{name}"])
+            else:
                 side = self._project(name, items.flatten()).view(x.shape)
             if masked is not None:  # what a masked item looks like would give it away
                 side = side.masked_fill(masked[..., None], 0.0)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hm4sr.models.base import register, require_features
+from hm4sr.models.base import register, require_features, rows_of
 from hm4sr.models.item_states import AdaptorConfig, CosineModel, make_adaptors
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import EventExperts
@@ -103,8 +103,7 @@ class TedRec(CosineModel):
 
     def item_states(self, items: Int[Tensor, "U"] | None = None) -> Float[Tensor, "U D"]:
         """The ID table, or rows of it."""
-        rows: Tensor = self.items.weight if items is None else self.items(items)
-        return rows
+        return rows_of(self.items, items)
 
     def read(self, states: Float[Tensor, "B L D"], batch: SeqBatch) -> Float[Tensor, "B L D"]:
         """Causal Transformer over the fused sequence and positions."""

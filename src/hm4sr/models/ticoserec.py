@@ -107,9 +107,7 @@ class TiCoSeRec(SASRec):
         if c.loss == "softmax":
             terms = super().losses(batch)
         else:
-            with self.mixed_precision():
-                hidden = batch.at_targets(self.encode(batch)).float()
-            terms = {"main": self.one_negative_loss(hidden, batch, "bce")}
+            terms = {"main": self.one_negative_loss(batch, "bce")}
         if c.contrast_weight and self._contrast:
             with self.mixed_precision():
                 first, second = self._flat(torch.cat([self.view_of(batch), self.view_of(batch)])).chunk(2)
@@ -160,11 +158,10 @@ class TiCoSeRec(SASRec):
 
     def _next_times(self, batch: SeqBatch) -> Int[Tensor, "B L"]:
         """When the event after each one was; of the last one that is when its target was."""
-        at_end = (batch.lengths - 1)[:, None]
-        last = batch.times.gather(1, at_end)[:, 0]
-        after = last if batch.asked is None else batch.asked.gather(1, at_end)[:, 0]
+        last = batch.at_end(batch.times)
+        after = last if batch.asked is None else batch.at_end(batch.asked)
         following = torch.cat([batch.times[:, 1:], last[:, None]], dim=1)
-        return following.scatter(1, at_end, torch.maximum(after, last)[:, None])
+        return following.scatter(1, (batch.lengths - 1)[:, None], torch.maximum(after, last)[:, None])
 
     def _is_regular(self, users: Int[Tensor, "B"]) -> Bool[Tensor, "B"]:
         if not len(self.regular):

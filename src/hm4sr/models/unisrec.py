@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hm4sr.models.base import register, require_features
+from hm4sr.models.base import register, require_features, rows_of
 from hm4sr.models.item_states import AdaptorConfig, CosineModel, make_adaptors
 from hm4sr.nn.attention import SequenceEncoder
 from hm4sr.nn.experts import ItemExperts
@@ -44,7 +44,7 @@ class UniSRec(CosineModel):
         """z + E of the given items, or of the whole catalogue."""
         if items is None and not torch.is_grad_enabled():
             return by_rows(self.item_states, self.catalog.num_rows, self.items.weight.device)
-        states = self.items.weight if items is None else self.items(items)
+        states = rows_of(self.items, items)
         for adaptor in self.adaptors.values():
             states = states + adaptor(self.matmul_dtype, items)
         return states

@@ -102,6 +102,7 @@ class CausalSelfAttention(nn.Module):
         self, x: Float[Tensor, "B L D"], wanted: Float[Tensor, "B 1 D"], lengths: Int[Tensor, "B"]
     ) -> Float[Tensor, "B 1 D"]:
         """The same at the newest event of each row alone; `wanted` is what stands there in `x`."""
+        assert self.block == 1, "a block of several positions is not looked at from one of them"
         layer, D = self.query_key_value, x.shape[2]
         bias = (None, None) if layer.bias is None else (layer.bias[:D], layer.bias[D:])
         (query,) = split_heads(F.linear(wanted, layer.weight[:D], bias[0]), 1, self.heads)

@@ -1,6 +1,7 @@
 """What the training histories say: where an item was a target, which items go together, who is regular."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -140,17 +141,17 @@ def item_neighbours(histories: Histories, num_rows: int) -> tuple[Int[Tensor, "V
 def vector_neighbours(table: Float[Tensor, "V D"]) -> tuple[Int[Tensor, "V"], Float[Tensor, "V"]]:
     """The item whose vector has the largest dot product with each item's, scaled to 0..1 over all pairs."""
     best, score, lowest = [], [], torch.inf
-    for rows in torch.split(
-        torch.arange(len(table), device=table.device), max(1, _CHUNK_PAIRS // len(table))
-    ):
+    items = torch.arange(1, len(table), device=table.device)
+    for rows in torch.split(items, max(1, _CHUNK_PAIRS // len(table))):
         product = table[rows] @ table.T
         outside = torch.zeros_like(product, dtype=torch.bool)
         outside[:, 0] = True
         outside[torch.arange(len(rows), device=table.device), rows] = True
-        lowest = min(lowest, float(product[rows > 0].masked_fill(outside[rows > 0], torch.inf).min()))
+        lowest = min(lowest, float(product.masked_fill(outside, torch.inf).min()))
         top = product.masked_fill(outside, -torch.inf).max(1)
         best.append(top.indices)
         score.append(top.values)
     scores = torch.cat(score)
-    spread = max(float(scores[1:].max()) - lowest, 1e-12)
-    return torch.cat(best), (scores - lowest) / spread
+    spread = max(float(scores.max()) - lowest, 1e-12)
+    # Padding is like nothing.
+    return F.pad(torch.cat(best), (1, 0)), F.pad((scores - lowest) / spread, (1, 0))

@@ -52,7 +52,28 @@ def softmax_loss(
     return share(loss, len(hidden), of)
 
 
-class _ChunkedSoftmax(torch.autograd.Function):
+class KeptGradients(torch.autograd.Function):
+    """A mean whose gradients are computed on the way: for the first two of eight arguments, and the last."""
+
+    @staticmethod
+    def keep(
+        ctx: Any, total: Tensor, rows: int, hidden: Tensor | None, vectors: Tensor | None, by: Tensor | None
+    ) -> Tensor:
+        """The mean of rows that sum to `total`; the gradients of the sum wait for the backward pass."""
+        ctx.num_rows = max(rows, 1)  # a rank may have no row
+        ctx.save_for_backward(hidden, vectors, by)
+        mean: Tensor = total / ctx.num_rows
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """In place, for a second copy has the catalogue's size; autograd refuses a second pass over them."""
+        scale = gradient / ctx.num_rows
+        hidden, vectors, by = (None if kept is None else kept.mul_(scale) for kept in ctx.saved_tensors)
+        return hidden, vectors, None, None, None, None, None, by
+
+
+class _ChunkedSoftmax(KeptGradients):
     @staticmethod
     def forward(
         ctx: Any,
@@ -65,9 +86,9 @@ class _ChunkedSoftmax(torch.autograd.Function):
         raised: Tensor | None,
         by: Tensor | None,
     ) -> Tensor:
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs_gradient = any(ctx.needs_input_grad)
         num_rows, w = len(hidden), item_vectors.detach().to(dtype)
-        chunk = chunk_rows(max(num_rows, 1), len(w))  # a rank may have no row
+        chunk = chunk_rows(max(num_rows, 1), len(w))
         # Rows of zeros fill up the last chunk: they add nothing to the gradient, and equal shapes are reused.
         h = F.pad(hidden.detach().to(dtype), (0, 0, 0, -num_rows % chunk))
         total = torch.zeros((), dtype=torch.float32, device=h.device)
@@ -109,18 +130,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
                     by_gradient += at_raised.masked_fill_(some == 0, 0.0).sum()
         if hidden_gradient is not None:
             hidden_gradient = hidden_gradient[:num_rows]
-        ctx.num_rows = max(num_rows, 1)
-        ctx.save_for_backward(hidden_gradient, vector_gradient, by_gradient)
-        loss: Tensor = total / ctx.num_rows
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, vector_gradient, by_gradient = ctx.saved_tensors
-        scale = gradient / ctx.num_rows
-        by = None if by_gradient is None else by_gradient * scale
-        # In place, for a second copy has the catalogue's size; autograd refuses a second pass over them.
-        return hidden_gradient.mul_(scale), vector_gradient.mul_(scale), None, None, None, None, None, by
+        return KeptGradients.keep(ctx, total, num_rows, hidden_gradient, vector_gradient, by_gradient)
 
 
 def add_product(

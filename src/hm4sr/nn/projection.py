@@ -52,10 +52,11 @@ class FrozenFeatures(nn.Module):
         return self._convert(self.features[items], self.missing[items], dtype)
 
     def _features_in(self, dtype: torch.dtype) -> Tensor:
-        """The features in another number format, converted once."""
-        if self._converted is None or self._converted.dtype != dtype:
-            self._converted = self._convert(self.features[self.here], self.missing[self.here], dtype)
-        return self._converted
+        """The features in another number format, converted once for each device."""
+        made = self._converted
+        if made is None or (made.dtype, made.device) != (dtype, self.features.device):
+            made = self._converted = self._convert(self.features[self.here], self.missing[self.here], dtype)
+        return made
 
     def _convert(
         self, features: Float[Tensor, "U F"], missing: Bool[Tensor, "U"], dtype: torch.dtype

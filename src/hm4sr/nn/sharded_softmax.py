@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hm4sr.nn.losses import add_product, chunk_rows
+from hm4sr.nn.losses import KeptGradients, add_product, chunk_rows
 from hm4sr.nn.ranks import Rows, counts, current, gather
 
 
@@ -54,7 +54,7 @@ def sharded_softmax_loss(
     return loss
 
 
-class _Softmax(torch.autograd.Function):
+class _Softmax(KeptGradients):
     @staticmethod
     def forward(
         ctx: Any,
@@ -70,7 +70,7 @@ class _Softmax(torch.autograd.Function):
         rank = current().rank
         first, count = bounds[rank], len(hidden)
         w, h = part.detach().to(dtype), hidden.detach().to(dtype)
-        needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs_gradient = any(ctx.needs_input_grad)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         part_gradient = torch.zeros_like(part) if needs_gradient else None
         by_gradient = None if by is None else torch.zeros_like(by)
@@ -98,17 +98,7 @@ class _Softmax(torch.autograd.Function):
                 add_product(part_gradient, probability, rows)
                 if at_raised is not None and by_gradient is not None:
                     by_gradient += probability.view(-1)[at_raised].float().sum()
-        ctx.count = max(count, 1)
-        ctx.save_for_backward(hidden_gradient, part_gradient, by_gradient)
-        loss: Tensor = total / ctx.count
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_gradient, part_gradient, by_gradient = ctx.saved_tensors
-        scale = gradient / ctx.count
-        by = None if by_gradient is None else by_gradient * scale
-        return hidden_gradient.mul_(scale), part_gradient.mul_(scale), None, None, None, None, None, by
+        return KeptGradients.keep(ctx, total, count, hidden_gradient, part_gradient, by_gradient)
 
 
 def _places(items: Int[Tensor, "C S"], first: int, count: int) -> Int[Tensor, "R"]:
