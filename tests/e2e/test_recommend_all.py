@@ -172,6 +172,8 @@ def test_an_index_is_chosen_on_the_command_line(run):
         (["--user", "42", "--part-users", 2], "belong to --all-users"),
         (["--user", "42", "--category", "evne"], "did you mean 'even'?"),
         (["--user", "42", "--at-time", "999999999999"], "not milliseconds"),
+        (["--user", "42", "--at-time", ""], "--at-time is empty"),
+        (["--user", "42", "--at-time", "2014-13-01"], "the moment '2014-13-01' is neither an ISO date"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(run, tmp_path, arguments, says):
@@ -195,6 +197,12 @@ def test_what_lies_after_the_moment_is_told(run):
         "hm4sr: user 'Zoë': no known item to go by, answered with the most popular items.",
     ]
     assert len(pl.read_csv("out.csv")) == 10 <= len(ITEMS)
+
+
+def test_a_moment_may_have_a_fraction(run):
+    for moment, out in ((f"{START}.5", "half.csv"), (START, "whole.csv")):
+        assert run("--user", "Zoë", "--at-time", moment, "--out", out)[0] == 0
+    assert Path("half.csv").read_text() == Path("whole.csv").read_text()
 
 
 def command(shop, out, *arguments):

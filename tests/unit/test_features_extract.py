@@ -215,6 +215,7 @@ def test_mistakes_are_one_sentence(shop: Dataset, tmp_path: Path) -> None:
         (shop, {"text": "builtin", "image": "builtin", "image_name": "text"}, "two different names"),
         (shop, {"text": "builtin", "text_name": "half"}, "--text-name half would clash"),
         (shop, {"image": "builtin", "image_name": "id"}, "--image-name id would clash"),
+        (shop, {"image": "builtin", "image_name": "time"}, "--image-name time would clash"),
         (shop, {"image": "builtin", "image_root": tmp_path / "nowhere"}, "does not exist.*--image-root"),
         (shop, {"image": "builtin", "image_root": tmp_path}, "none of the 5 pictures.*no such file"),
         (bare, {"text": "builtin"}, "has no texts"),

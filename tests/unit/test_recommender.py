@@ -141,6 +141,21 @@ def test_events_are_put_in_the_order_of_time_and_ties_stay(recommender):
     assert table[2] != pytest.approx(table[4])
 
 
+def test_what_lies_within_a_second_is_in_the_order_of_its_fractions(recommender):
+    early, late = ("i9", START + 0.25), ("007", START + 0.75)
+    answers = recommender.recommend(
+        histories=[
+            [late, early],
+            [early, late],
+            [("i9", START), ("007", START)],
+            [("007", START), ("i9", START)],
+        ]
+    )
+    assert answers.scores[0] == pytest.approx(answers.scores[1])
+    assert answers.scores[0] == pytest.approx(answers.scores[2])
+    assert answers.scores[0] != pytest.approx(answers.scores[3])
+
+
 def test_histories_without_times_are_evenly_apart(recommender):
     log = recommender.dataset.events
     gaps = [np.diff(log.times[start:end]) for start, end in zip(log.starts[:-1], log.train_end, strict=True)]

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import make_dataset
 
+from hm4sr.data.dataset import EventLog
+from hm4sr.evaluation.compare import Systems
 from hm4sr.evaluation.segments import quantile_bins, segments, target_facts
 
 
@@ -32,6 +34,19 @@ def test_facts_are_what_counting_by_hand_gives(dataset):
             expected.append((user, item, last - int(log.starts[user]), counts[item], gap))
     assert facts.rows() == expected
     assert len(expected) < log.num_users
+
+
+def test_an_item_that_comes_back_is_described_each_time():
+    items, times = [2, 1, 3, 1, 2, 1], [0, 10, 30, 60, 100, 150]
+    ends = [np.array([end], dtype=np.int64) for end in (2, 3)]
+    log = EventLog(np.array(items, np.int32), np.array(times), np.array([0, 6]), *ends)
+    facts = target_facts(log, 3, "test")
+    assert facts.select("item", "history", "gap").rows() == [(1, 3, 30), (1, 5, 50), (2, 4, 40)]
+    ranked = pl.DataFrame({"user": [0] * 3, "item": [1, 2, 1], "rank": [7, 8, 9]}).with_columns(
+        part=pl.lit("test")
+    )
+    systems = Systems.align({"a": {1: ranked}}, "test")
+    assert systems.ranks["a"][1].tolist() == [7, 9, 8], "in the order of the facts"
 
 
 def test_every_target_is_in_exactly_one_bin_of_each_group(dataset):

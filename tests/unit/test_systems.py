@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from hm4sr.errors import UserError
-from hm4sr.evaluation.compare import Spread, Systems
+from hm4sr.evaluation.compare import Spread, Systems, number_repeats
 from hm4sr.evaluation.metrics import Metric
 
 HIT1, NDCG = Metric("hit", 1), Metric("ndcg", 10)
@@ -32,6 +32,20 @@ def test_rows_are_matched_by_user_and_item_in_any_order():
     shuffled = first.sample(fraction=1.0, shuffle=True, seed=2)
     systems = Systems.align({"a": {1: first}, "b": {1: shuffled}}, "test")
     assert np.array_equal(systems.ranks["a"][1], systems.ranks["b"][1])
+
+
+def test_an_item_that_is_a_target_twice_keeps_the_order_of_time():
+    users, items = [0, 0, 0, 1], [5, 3, 5, 5]
+    tables = {
+        name: {1: table(ranks, users, items)}
+        for name, ranks in {"a": [9, 2, 1, 4], "b": [1, 2, 9, 4]}.items()
+    }
+    systems = Systems.align(tables, "test")
+    assert (systems.users.tolist(), systems.items.tolist()) == ([0, 0, 0, 1], [3, 5, 5, 5])
+    assert systems.ranks["a"][1].tolist() == [2, 9, 1, 4]
+    assert systems.ranks["b"][1].tolist() == [2, 1, 9, 4]
+    repeats = number_repeats(pl.DataFrame({"user": systems.users, "item": systems.items}))["repeat"]
+    assert repeats.to_list() == [0, 0, 1, 0]
 
 
 def test_other_targets_are_refused():

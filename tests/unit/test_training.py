@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from hm4sr.config import to_toml
-from hm4sr.data.dataset import Dataset, save_dataset
+from hm4sr.data.dataset import Dataset, EventLog, save_dataset
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import summarise
 from hm4sr.evaluation.ranking import RankedTargets, rank_events, rank_part
@@ -339,6 +340,26 @@ def test_a_mistake_in_the_settings_does_not_cost_the_run_that_was_to_be_replaced
     with pytest.raises(ValueError, match="heads"):
         train_run(Experiment.build(values, "test"), path, force=True)
     assert Run.open(path).report == run.report
+
+
+def test_some_users_are_validated_with_all_their_targets():
+    """A split at one moment leaves some with several."""
+    ends = (np.array([1, 6, 12]), np.array([4, 8, 15]))
+    log = EventLog(np.ones(20, np.int32), np.arange(20), np.array([0, 5, 10, 20]), *ends)
+    assert log.targets("valid").tolist() == [1, 2, 3, 6, 7, 12, 13, 14]
+    owners = set()
+    for seed in range(20):
+        settings = SimpleNamespace(seed=seed, train=SimpleNamespace(validation_users=2))
+        chosen = loop._validation_targets(settings, SimpleNamespace(events=log))
+        users = set(log.users_of(chosen).tolist())
+        assert len(users) == 2
+        assert chosen.tolist() == [
+            event for event in log.targets("valid") if int(log.users_of(event)) in users
+        ]
+        owners |= users
+    assert owners == {0, 1, 2}
+    settings.train.validation_users = 3
+    assert len(loop._validation_targets(settings, SimpleNamespace(events=log))) == 8
 
 
 def test_a_run_interrupted_within_its_first_validation_is_continued(dataset, tmp_path, monkeypatch):

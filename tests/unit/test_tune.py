@@ -258,6 +258,7 @@ def test_where_every_point_diverges_there_is_no_winner(dataset, tmp_path):
     assert not (tmp_path / "out" / "best.toml").exists()
     rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
     assert [float(row["ndcg@20"]) for row in rows] == [0.0, 0.0], "they count all the same"
+    assert [(row["pruned"], row["diverged"]) for row in rows] == [("0", "1")] * 2
 
 
 def test_where_no_point_goes_together_there_is_no_winner(dataset, tmp_path):

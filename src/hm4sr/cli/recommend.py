@@ -1,5 +1,6 @@
 """`hm4sr recommend`: what known users, or customers with new histories, may want next."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,8 +194,11 @@ def _moment(text: str) -> int:
 
     from hm4sr.data.timestamps import read_times
 
-    unit: TimeUnit = "s" if text.strip().lstrip("-").isdigit() else "iso"
-    return int(read_times(pl.Series(text, [text]), unit, lambda row: "--at-time").seconds()[0])
+    if not text.strip():
+        raise UserError("--at-time is empty: give seconds since 1970 or an ISO date.")
+    number = re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", text)
+    unit: TimeUnit = "s" if number else "iso"
+    return int(read_times(pl.Series("the moment", [text]), unit, lambda row: "--at-time").seconds()[0])
 
 
 def _text(path: Path | None) -> str | None:

@@ -72,7 +72,7 @@ def command(
     rows = [
         [
             str(trial.number),
-            f"{trial.score:.4f}" + (" pruned" if trial.pruned else ""),
+            f"{trial.score:.4f}" + (" pruned" if trial.pruned else " diverged" if trial.diverged else ""),
             str(trial.epochs),
             *map(str, trial.point.values()),
         ]

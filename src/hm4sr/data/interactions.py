@@ -117,8 +117,17 @@ def compact(codes: NDArray[np.int32], ids: pl.Series) -> tuple[NDArray[np.int32]
     return numbers[codes], ids.filter(pl.Series(present))
 
 
-def describe(users: int, items: int, seconds: NDArray[np.int64]) -> dict[str, Any]:
-    """Statistics as in the paper's Table 2; times in seconds since 1970 and as ISO text."""
+def count_pairs(users: NDArray[np.int32], items: NDArray[np.int32]) -> int:
+    """Number of pairs of a user and an item that have an event."""
+    return len(np.unique(_pack(users, items)))
+
+
+def describe(users: int, items: int, pairs: int, seconds: NDArray[np.int64]) -> dict[str, Any]:
+    """Statistics as in the paper's Table 2; times in seconds since 1970 and as ISO text.
+
+    Sparsity is the share of all pairs of a user and an item without an event, so that repeated events, which
+    the paper's data has not, do not count twice.
+    """
     actions = len(seconds)
     first, last = int(seconds.min()), int(seconds.max())
     return {
@@ -127,7 +136,7 @@ def describe(users: int, items: int, seconds: NDArray[np.int64]) -> dict[str, An
         "actions": actions,
         "actions_per_user": round(actions / users, 4),
         "actions_per_item": round(actions / items, 4),
-        "sparsity": round(1 - actions / (users * items), 8),
+        "sparsity": round(1 - pairs / (users * items), 8),
         "first_time": first,
         "last_time": last,
         "first_date": iso(first),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hm4sr.data.catalogue import FIELDS, Catalogue, build_items, category_separator, read_catalogue
 from hm4sr.data.dataset import FORMAT, IMAGES, TABLES, Dataset, save_dataset
-from hm4sr.data.interactions import Interactions, describe
+from hm4sr.data.interactions import Interactions, count_pairs, describe
 from hm4sr.data.rules import Rules, apply_rules
 from hm4sr.data.sources import BadRows, BadRowsRule, Source, TableSource
 from hm4sr.data.sources.screening import screen_interactions
@@ -113,7 +113,7 @@ def prepare_source(
     present = item_table.select(pl.col("title", "brand", "text", "image", *optional).count())
     with_categories = (item_table["categories"].list.len() > 0).sum()
     statistics = {
-        **describe(len(kept.user_ids), len(kept.item_ids), seconds),
+        **describe(len(kept.user_ids), len(kept.item_ids), count_pairs(log.users, log.items), seconds),
         **describe_split(kept.parts, kept.moments),
         "rows_read": raw.rows_read,
         "rows_removed": kept.removed,

@@ -55,9 +55,16 @@ class Test:
     adjusted: float
 
 
+def number_repeats(targets: pl.DataFrame) -> pl.DataFrame:
+    """Add a column `repeat`: 0 for a user's first target of an item, 1 for the second, in the rows' order."""
+    return targets.with_columns(pl.int_range(pl.len()).over("user", "item").alias("repeat"))
+
+
 @dataclass(frozen=True)
 class Systems:
-    """Ranks of several systems, row by row about the same targets.
+    """Ranks of several systems, row by row about the same targets, sorted by user and item.
+
+    An item that is several times a user's target stands in the order of time.
 
     Attributes:
         users: user number of each target.
@@ -74,7 +81,8 @@ class Systems:
         """Bring the ranks of one part into one order.
 
         Args:
-            tables: name of the system to seed to a table with the columns part, user, item, rank.
+            tables: name of the system to seed to a table with the columns part, user, item, rank, whose
+                rows about one user and one item are in the order of time.
             part: which of the parts.
 
         Raises:
@@ -84,7 +92,7 @@ class Systems:
         ranks: dict[str, dict[int, Ranks]] = {}
         for name, seeds in tables.items():
             for seed, table in seeds.items():
-                rows = table.filter(pl.col("part") == part).sort("user", "item", "rank")
+                rows = table.filter(pl.col("part") == part).sort("user", "item", maintain_order=True)
                 targets = rows.select("user", "item").to_numpy().astype(np.int64)
                 keys = keys or (name, targets)
                 if not np.array_equal(keys[1], targets):

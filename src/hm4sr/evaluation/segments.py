@@ -40,11 +40,11 @@ def target_facts(log: EventLog, num_items: int, part: Part) -> pl.DataFrame:
     """What segments need to know about each target of a part that has an event before it.
 
     Columns: user, item, history (events before the target), popularity (training events of the item), gap
-    (seconds since the event before). Sorted by user and item; an item that is twice a user's target is
-    described by the first.
+    (seconds since the event before). Sorted by user and item, an item that is several times a user's target
+    in the order of time, as `Systems` has them.
     """
     targets = log.targets(part)
-    users = log.users[targets].astype(np.int64)
+    users = log.users_of(targets)
     history = targets - log.starts[users]
     targets, users, history = (values[history > 0] for values in (targets, users, history))
     items = log.items[targets].astype(np.int64)
@@ -55,8 +55,7 @@ def target_facts(log: EventLog, num_items: int, part: Part) -> pl.DataFrame:
         "popularity": popularity(log, num_items)[items].astype(np.int32),
         "gap": log.times[targets] - log.times[targets - 1],
     }
-    facts = pl.DataFrame(columns)
-    return facts.unique(["user", "item"], keep="first", maintain_order=True).sort("user", "item")
+    return pl.DataFrame(columns).sort("user", "item", maintain_order=True)
 
 
 def segments(facts: pl.DataFrame) -> list[Segment]:

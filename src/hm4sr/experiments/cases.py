@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.images import find_pictures
 from hm4sr.errors import UserError
+from hm4sr.evaluation.compare import number_repeats
 from hm4sr.evaluation.metrics import Metric
 from hm4sr.experiments.page import Shown
 from hm4sr.experiments.records import Record
@@ -145,14 +146,13 @@ def _choose(
             "event": events,
             "history": events - log.starts[users],
         }
-    ).unique(["user", "item"], keep="first", maintain_order=True)
+    )
+    table = number_repeats(table.filter(pl.col("history") > 0))
     ours, rival = pair
     for column, label in (("ours", ours), ("rival", rival)):
-        ranks = pair[label].ranks().filter(pl.col("part") == "test").unique(["user", "item"], keep="first")
-        table = table.join(
-            ranks.select("user", "item", pl.col("rank").alias(column)), on=["user", "item"], how="inner",
-            maintain_order="left",
-        )  # fmt: skip
+        ranks = number_repeats(pair[label].ranks().filter(pl.col("part") == "test"))
+        ranks = ranks.select("user", "item", "repeat", pl.col("rank").alias(column))
+        table = table.join(ranks, on=["user", "item", "repeat"], how="inner", maintain_order="left")
     own, other = (pl.col(name) <= NUM_RECOMMENDED for name in ("ours", "rival"))
     found = {"ours": own & ~other, "rival": other & ~own, "both": own & other, "neither": ~own & ~other}
     chosen = []

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hm4sr.evaluation.compare import LEVEL, Systems, Test
+from hm4sr.evaluation.compare import LEVEL, Systems, Test, number_repeats
 from hm4sr.evaluation.metrics import Metric
 from hm4sr.evaluation.segments import segments
 from hm4sr.evaluation.significance import ROUNDS
@@ -265,7 +265,9 @@ class Comparison:
         keys = pl.DataFrame(
             {"user": self.systems.users.astype(np.int32), "item": self.systems.items.astype(np.int32)}
         )
-        return keys.join(self.facts.targets, on=["user", "item"], how="left", maintain_order="left")
+        facts = number_repeats(self.facts.targets)
+        on = ["user", "item", "repeat"]
+        return number_repeats(keys).join(facts, on=on, how="left", maintain_order="left")
 
 
 _COSTS = ("Seeds", "Parameters", "s / epoch", "min / run", "peak MB", "s / 1,000 rec.")

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hm4sr.data.dataset import Dataset, EventLog, Part, in_chunks
+from hm4sr.data.interactions import count_pairs
 from hm4sr.errors import UserError
 from hm4sr.features.store import feature_names, load_features
 
@@ -107,6 +108,7 @@ class Facts:
     num_users: int
     num_items: int
     num_events: int
+    num_pairs: int
     rules: Mapping[str, object]
     times: Times
     parts: Mapping[Part, PartFacts]
@@ -121,7 +123,7 @@ class Facts:
     @property
     def sparsity(self) -> float:
         """Share of the pairs of a user and an item without an event."""
-        return 1 - self.num_events / (self.num_users * self.num_items)
+        return 1 - self.num_pairs / (self.num_users * self.num_items)
 
 
 def collect(dataset: Dataset) -> Facts:
@@ -139,6 +141,7 @@ def collect(dataset: Dataset) -> Facts:
         num_users=log.num_users,
         num_items=dataset.num_items,
         num_events=log.num_events,
+        num_pairs=count_pairs(log.users, log.items),
         rules=dataset.manifest["rules"],
         times=time_facts(log),
         parts=_parts(dataset, same),

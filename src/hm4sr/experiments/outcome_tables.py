@@ -159,7 +159,7 @@ def statistics_table(facts: DatasetFacts, paper: dict[str, dict[str, float]]) ->
         **size,
         "actions_per_user": size["actions"] / size["users"],
         "actions_per_item": size["actions"] / size["items"],
-        "sparsity": 1 - size["actions"] / (size["users"] * size["items"]),
+        "sparsity": 1 - size.get("pairs", size["actions"]) / (size["users"] * size["items"]),
     }
     names = {
         "users": ("Users", ",d"),

@@ -20,6 +20,7 @@ from typing import Any
 import polars as pl
 
 from hm4sr.data.dataset import Dataset, Part
+from hm4sr.data.interactions import count_pairs
 from hm4sr.data.tables import read_own
 from hm4sr.errors import UserError
 from hm4sr.evaluation.segments import target_facts
@@ -184,7 +185,7 @@ class DatasetFacts:
     Attributes:
         name: of its folder.
         files: sha256 of each of its tables.
-        size: numbers of users, items and actions.
+        size: numbers of users, items and actions; of "pairs" of a user and an item where they are fewer.
         targets: see `evaluation.segments.target_facts`.
     """
 
@@ -198,6 +199,8 @@ class DatasetFacts:
         """From the data set itself."""
         log = dataset.events
         size = {"users": log.num_users, "items": dataset.num_items, "actions": log.num_events}
+        if (pairs := count_pairs(log.users, log.items)) < log.num_events:
+            size["pairs"] = pairs
         return cls(dataset.name, dataset.hashes, size, target_facts(log, dataset.num_items, _PART))
 
     @classmethod

@@ -335,7 +335,8 @@ class Search:
         trials = self._finished(study)
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["trial", self.monitor, "pruned", "epochs", "seconds", *self.space.choices])
+        head = ["trial", self.monitor, "pruned", "diverged", "epochs", "seconds"]
+        writer.writerow([*head, *self.space.choices])
         for trial in trials:
             values = [_plain(value) for value in trial.point.values()]
             writer.writerow(
@@ -343,6 +344,7 @@ class Search:
                     trial.number,
                     repr(trial.score),
                     int(trial.pruned),
+                    int(trial.diverged),
                     trial.epochs,
                     f"{trial.seconds:.1f}",
                     *values,
@@ -351,11 +353,11 @@ class Search:
         write_text(self.folder / "trials.csv", stream.getvalue())
         if trials and not (trials[0].pruned or trials[0].diverged):
             best = trials[0]
-            head = (
+            comment = (
                 f"# Best of {len(trials)} trials on the validation part: {self.monitor} {best.score:.4f} "
                 f"(trial {best.number}).\n# {self.where} searched over {self.space.path}.\n\n"
             )
-            write_text(self.folder / "best.toml", head + to_toml(placed(self.base, best.point)))
+            write_text(self.folder / "best.toml", comment + to_toml(placed(self.base, best.point)))
 
 
 def _score(trial: Any) -> float:

@@ -88,7 +88,8 @@ def _check_names(config: FeatureConfig) -> None:
 
 
 def check_name(option: str, name: str) -> None:
-    """Models keep the parts of a modality under its name, which must not be one of torch's or the ID's.
+    """Models keep the parts of a modality under its name, which must not be one of torch's, the ID's, or
+    "time", which answers can leave out.
 
     Raises:
         UserError: it is, or it is no name of a folder.
@@ -97,7 +98,7 @@ def check_name(option: str, name: str) -> None:
 
     if not re.fullmatch(NAME_PATTERN, name):
         raise UserError(f"{option} {name!r} is no name: take letters, digits, - and _.")
-    if name == "id" or hasattr(nn.ModuleDict, name):
+    if name in ("id", "time") or hasattr(nn.ModuleDict, name):
         raise UserError(f"{option} {name} would clash with a part of the models: give another name.")
 
 

@@ -101,7 +101,7 @@ def synthesize(config: SyntheticConfig, path: str | Path) -> Dataset:
         _item_table(fine, broad_count),
         {**config.model_dump(mode="json"), "time_unit": "seconds"},
         {
-            **describe(config.users, config.items, seconds),
+            **describe(config.users, config.items, config.events, seconds),  # no pair twice
             "rows_read": config.events,
             "rows_removed": {},
             "items_with": {

@@ -75,8 +75,8 @@ class ScoreFusion(nn.Module):
 
 def _stack(parts: list[Tensor], dim: int) -> Tensor:
     """Tensors side by side; those of the positions are the same for all rows."""
-    num_rows = max(len(part) for part in parts)
-    return torch.stack([part.expand(num_rows, -1, -1, -1) for part in parts], dim=dim)
+    alike: tuple[Tensor, ...] = torch.broadcast_tensors(*parts)  # type: ignore[no-untyped-call]
+    return torch.stack(alike, dim=dim)
 
 
 class DecoupledAttention(nn.Module):

@@ -108,8 +108,8 @@ class TiSASRec(SeqRecModel):
             for table in (self.position_keys, self.position_values)
         )
         tables = (self.dropout(self.interval_keys.weight), self.dropout(self.interval_values.weight))
-        # Elsewhere the host would wait for the number of rows; a compiled graph wants one number.
-        if intervals.is_cpu and not torch.compiler.is_compiling():
+        # Elsewhere the host would wait for the number of rows; a graph is made for one number.
+        if intervals.is_cpu and not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()):
             intervals, rows = present_intervals(intervals, self.config.max_interval)
             tables = (tables[0].index_select(0, rows), tables[1].index_select(0, rows))
         for block in self.stack:

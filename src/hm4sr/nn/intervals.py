@@ -26,14 +26,19 @@ def personal_intervals(
         largest: k, where longer intervals are cut off.
         whole_row: look for one r in all events of the row.
     """
-    gaps = times.diff(dim=1)
+    gaps = times[:, 1:] - times[:, :-1]
     gaps = torch.cat([torch.full_like(times[:, :1], _NEVER), torch.where(gaps > 0, gaps, _NEVER)], dim=1)
-    unit = gaps.cummin(1).values
-    if whole_row:
-        unit = unit[:, -1:]
+    unit = gaps.amin(1, keepdim=True) if whole_row else _running_minimum(gaps)
     unit = torch.where(unit == _NEVER, 1, unit)
     apart = (times[:, :, None] - times[:, None, :]).abs()
     return apart.div(unit[:, :, None], rounding_mode="floor").clamp_max(largest)
+
+
+def _running_minimum(gaps: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+    if not torch.onnx.is_in_onnx_export():
+        return gaps.cummin(1).values
+    # That has no counterpart in ONNX.
+    return gaps[:, None].masked_fill(future(gaps.shape[1], gaps.device), _NEVER).amin(2)
 
 
 def present_intervals(

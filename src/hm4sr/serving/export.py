@@ -94,7 +94,7 @@ def export_onnx(run: Path, out: Path, data: Path | None = None, force: bool = Fa
         except Exception as error:  # what onnxruntime raises has no name of its own to catch it by
             raise UserError(
                 f"{run}: the export of its model {recommender.model.name} does not run "
-                f"({_first_line(error)}), so it was not kept: serve the run with torch."
+                f"({_first_line(error.__cause__ or error)}), so it was not kept: serve the run with torch."
             ) from error
         if agreement.same < WANTED:
             raise UserError(

@@ -96,11 +96,13 @@ def parse_histories(
         unknown.append(tuple(dict.fromkeys(item for item in ids if item not in numbers)))
         stored = before[count] if before else nothing
         moment = until[count] if until else None
-        row = np.array([numbers[item] for item in ids if item in numbers], dtype=np.int32)
+        known = [place for place, item in enumerate(ids) if item in numbers]
         if seconds is None:
-            moments = _invent(len(row), invented, stored, moment)
-        else:
-            moments = np.array(seconds, dtype=np.int64)[np.array([item in numbers for item in ids], bool)]
+            moments = _invent(len(known), invented, stored, moment)
+        else:  # what lies within a second is put in order before the fractions go, as `hm4sr prepare` does it
+            known.sort(key=seconds.__getitem__)
+            moments = np.array([math.floor(seconds[place]) for place in known], dtype=np.int64)
+        row = np.array([numbers[ids[place]] for place in known], dtype=np.int32)
         row, moments = np.concatenate([stored.items, row]), np.concatenate([stored.times, moments])
         order = np.argsort(moments, kind="stable")
         kept = order if moment is None else order[moments[order] <= moment]
@@ -122,7 +124,7 @@ def _invent(count: int, invented: InventedTimes, stored: Stored, until: int | No
     return moments if until is None else np.minimum(moments, until)
 
 
-def _parse(where: str, history: Any) -> tuple[list[str], list[int] | None]:
+def _parse(where: str, history: Any) -> tuple[list[str], list[Any] | None]:
     """Ids and moments of one history, in the given order; no moments at all is None."""
     if isinstance(history, str) or not isinstance(history, Iterable):
         raise _not_a_history(where, history)
@@ -148,7 +150,7 @@ def _parse(where: str, history: Any) -> tuple[list[str], list[int] | None]:
                 "give seconds since 1970, not milliseconds."
             )
         ids.append(item)
-        seconds.append(math.floor(second))
+        seconds.append(second)
     return ids, seconds
 
 

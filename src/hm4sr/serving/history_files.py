@@ -59,14 +59,17 @@ def read_histories(path: Path, columns: Columns, unit: TimeUnit = "auto") -> His
     table = _read(path, needed, [columns.user, columns.time], [columns.item, columns.user])
     items = _texts(table, columns.item)
     events: list[Any] = items
+    order: Any = range(len(items))
     if columns.time in table.frame.columns:
-        seconds = read_times(table.frame[columns.time], unit, table.place).seconds().tolist()
-        events = list(zip(items, seconds, strict=True))
+        times = read_times(table.frame[columns.time], unit, table.place)
+        events = list(zip(items, times.seconds().tolist(), strict=True))
+        order = np.argsort(times.ticks, kind="stable").tolist()  # fractions of a second decide it, too
     if columns.user not in table.frame.columns:
-        return HistoryFile([events], None)
-    histories: dict[str, list[Any]] = {}
-    for user, event in zip(_texts(table, columns.user), events, strict=True):
-        histories.setdefault(user, []).append(event)
+        return HistoryFile([[events[row] for row in order]], None)
+    users = _texts(table, columns.user)
+    histories: dict[str, list[Any]] = {user: [] for user in users}
+    for row in order:
+        histories[users[row]].append(events[row])
     return HistoryFile(list(histories.values()), list(histories))
 
 

@@ -78,7 +78,7 @@ class OnnxRecommender(BaseRecommender):
         verify_listed(folder, manifest, FILES)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised as well as logged
         try:
             vectors = load_file(folder / "items.safetensors")["vectors"]
             session = onnxruntime.InferenceSession(

@@ -252,10 +252,12 @@ def _start_alike(model: SeqRecModel, optimizer: Optimizer, progress: Progress) -
 def _validation_targets(experiment: Experiment, dataset: Dataset) -> NDArray[np.int64]:
     """The validation targets that are ranked after each epoch: all, or those of some users."""
     targets = dataset.events.targets("valid")
-    wanted = experiment.train.validation_users
-    if not wanted or wanted >= len(targets):
+    owners = dataset.events.users_of(targets)
+    users, wanted = np.unique(owners), experiment.train.validation_users
+    if not wanted or wanted >= len(users):
         return targets
-    return np.sort(numpy_generator(experiment.seed, "validation").choice(targets, wanted, replace=False))
+    chosen = numpy_generator(experiment.seed, "validation").choice(users, wanted, replace=False)
+    return targets[np.isin(owners, chosen)]
 
 
 def _train_epoch(

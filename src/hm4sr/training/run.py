@@ -336,9 +336,8 @@ class Run:
             )
         dataset = Dataset.open(place)
         if dataset.hashes != recorded["files"] or not isinstance(recorded["features"], dict):
-            raise UserError(
-                f"{dataset.path} is not the data that {self.path} was trained on: name it with --data."
-            )
+            advice = "prepare it as it was." if path else "name it with --data."
+            raise UserError(f"{dataset.path} is not the data that {self.path} was trained on: {advice}")
         for name, files in recorded["features"].items():
             if read_feature_manifest(dataset, name)["files"] != files:
                 raise UserError(
