@@ -134,7 +134,7 @@ def test_training_stops_when_patience_is_over_and_keeps_the_best_epoch(dataset, 
         weights.append({key: value.clone() for key, value in model.state_dict().items()})
         return RankedTargets(ranked.users, ranked.items, np.full_like(ranked.ranks, played[len(weights) - 1]))
 
-    monkeypatch.setattr(loop, "rank_events", fake)
+    monkeypatch.setattr(loop, "rank_events_together", fake)
     trained = train(experiment_on(dataset, "sasrec", epochs=50, patience=3), dataset)
     # Ranks 9, 5, 3 improve; an equal 3 does not, nor do 4 and 8: patience 3 is over after epoch 6.
     assert trained.progress.epoch == 6
@@ -365,7 +365,7 @@ def test_some_users_are_validated_with_all_their_targets():
 def test_a_run_interrupted_within_its_first_validation_is_continued(dataset, tmp_path, monkeypatch):
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "rank_events", interrupt)
+        patch.setattr(loop, "rank_events_together", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train_run(experiment_on(dataset, epochs=1), path)
     with pytest.raises(UserError, match="--resume to continue"):

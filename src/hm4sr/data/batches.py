@@ -8,13 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hm4sr.data.dataset import EventLog
+from hm4sr.data.dataset import EventLog, in_chunks
 from hm4sr.types import SeqBatch
 
 _POSITIONS = 16_384
 """Events of a batch of histories to be judged, roughly."""
-_CHUNK = 1 << 20
-"""Windows looked at together where all of them must be."""
 
 
 @dataclass(frozen=True)
@@ -179,14 +177,14 @@ class TrainingBatches:
         self.batch_targets = batch_targets
         self.num_targets = 0
         lengths, targets = np.zeros((2, len(windows)), dtype=np.int32)
-        for chunk in _chunks(np.arange(len(windows), dtype=_index_type(len(windows)))):
+        for chunk in in_chunks(np.arange(len(windows), dtype=_index_type(len(windows)))):
             taken = windows.take(chunk)
             lengths[chunk], targets[chunk] = taken.lengths, taken.targets
             self.num_targets += int(taken.targets.sum())
         longest = int(lengths.max(initial=1))
         self._widths = padded_lengths(longest)
         bucket = np.searchsorted(self._widths, np.arange(longest + 1)).astype(np.uint8)
-        self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in _chunks(lengths))])
+        self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in in_chunks(lengths))])
         numbers = range(len(self._widths))
         self._most_targets = [int(targets[self._bucket == number].max(initial=0)) for number in numbers]
         self.most_targets = max(self._most_targets)
@@ -226,10 +224,6 @@ class TrainingBatches:
 
 def _index_type(count: int) -> type[np.integer[Any]]:
     return np.int32 if count < 2**31 else np.int64
-
-
-def _chunks(values: NDArray[np.integer[Any]]) -> Iterator[NDArray[np.integer[Any]]]:
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
 
 def evaluation_batches(

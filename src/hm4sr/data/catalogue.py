@@ -248,7 +248,8 @@ def build_items(
     return items
 
 
-def _clean(cells: pl.Expr) -> pl.Expr:
+def cleaned(cells: pl.Expr) -> pl.Expr:
+    """Texts without the space around them; those that are nothing else are null."""
     stripped = cells.str.strip_chars()
     return pl.when(stripped != "").then(stripped)
 
@@ -260,14 +261,14 @@ def _field(frame: pl.DataFrame, column: str | None) -> pl.Series:
     cells = pl.col(column)
     if isinstance(frame[column].dtype, pl.List):
         cells = cells.list.join(" ", ignore_nulls=True)
-    return frame.select(_clean(cells))[column]
+    return frame.select(cleaned(cells))[column]
 
 
 def _first(frame: pl.DataFrame, column: str | None) -> pl.Series:
     """As `_field`, but of a list the first text that is not empty: an item has one picture."""
     if column is None or not isinstance(frame[column].dtype, pl.List):
         return _field(frame, column)
-    texts = pl.col(column).list.eval(_clean(pl.element())).list.drop_nulls()
+    texts = pl.col(column).list.eval(cleaned(pl.element())).list.drop_nulls()
     return frame.select(texts.list.first())[column]
 
 
@@ -278,7 +279,7 @@ def _categories(frame: pl.DataFrame, column: str | None, separator: str | None) 
     lists = pl.col(column)
     if not isinstance(frame[column].dtype, pl.List):
         lists = lists.str.split(separator) if separator else pl.concat_list(lists)
-    names = lists.list.eval(_clean(pl.element())).list.drop_nulls().list.unique(maintain_order=True)
+    names = lists.list.eval(cleaned(pl.element())).list.drop_nulls().list.unique(maintain_order=True)
     return frame.select(names.fill_null(pl.lit([], dtype=pl.List(pl.String))))[column]
 
 
@@ -286,16 +287,16 @@ def _text(
     frame: pl.DataFrame, catalogue: Catalogue, title: pl.Series, categories: pl.Series, brand: pl.Series
 ) -> pl.Series:
     """`title. categories brand.` (paper, 5.1.1) or `column. column.`, with what is missing left out."""
-    names = pl.select(_clean(pl.lit(categories).list.join(" "))).to_series()
+    names = pl.select(cleaned(pl.lit(categories).list.join(" "))).to_series()
     if catalogue.text_columns:
         category = catalogue.fields.get("category")
         sentences = [names if c == category else _field(frame, c) for c in catalogue.text_columns]
     else:
         rest = pl.concat_str(names.alias("c"), brand.alias("b"), separator=" ", ignore_nulls=True)
-        sentences = [title, pl.select(_clean(rest)).to_series()]
+        sentences = [title, pl.select(cleaned(rest)).to_series()]
     parts = pl.DataFrame([cells.alias(str(number)) for number, cells in enumerate(sentences)])
     ended = [pl.col(name) + "." for name in parts.columns]
-    return parts.select(_clean(pl.concat_str(ended, separator=" ", ignore_nulls=True)).alias("text"))["text"]
+    return parts.select(cleaned(pl.concat_str(ended, separator=" ", ignore_nulls=True)).alias("text"))["text"]
 
 
 def _images(paths: pl.Series, rows: pl.Series, table: Table, root: Path) -> pl.Series:

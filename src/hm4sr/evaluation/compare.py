@@ -37,7 +37,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Test:
+class PairedTest:
     """One system against one rival on one metric, over users.
 
     Attributes:
@@ -46,8 +46,6 @@ class Test:
         difference: system minus rival, with its p-value before correction.
         adjusted: p-value after Holm's correction over all tests of the comparison.
     """
-
-    __test__ = False  # not a test of ours, whatever a test collector thinks
 
     rival: str
     metric: Metric
@@ -131,7 +129,7 @@ class Systems:
         rival, own = self.spread(rivals[0], metric).mean, self.spread(name, metric).mean
         return (rivals[0], own / rival - 1) if rival > 0 else None
 
-    def tests(self, name: str, metrics: Sequence[Metric], rng: np.random.Generator) -> list[Test]:
+    def tests(self, name: str, metrics: Sequence[Metric], rng: np.random.Generator) -> list[PairedTest]:
         """A system against every other on every metric; one family of tests for the correction.
 
         A user's value is the mean over the seeds that both systems have, all seeds if they share none.
@@ -143,7 +141,7 @@ class Systems:
         results = sign_flip_test(np.stack(columns, axis=1), rng)
         adjusted = holm([result.p_value for result in results])
         return [
-            Test(rival, metric, result, value)
+            PairedTest(rival, metric, result, value)
             for (rival, metric), result, value in zip(pairs, results, adjusted, strict=True)
         ]
 

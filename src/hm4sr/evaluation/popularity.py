@@ -1,15 +1,9 @@
 """The least a recommender must beat: the same list for everybody, most popular items first."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hm4sr.data.dataset import EventLog, Part
 from hm4sr.evaluation.ranking import RankedTargets
-
-
-def popularity(log: EventLog, num_items: int) -> NDArray[np.int64]:
-    """Training events of each item row (row 0, padding, has none)."""
-    return log.train_counts(num_items)
 
 
 def rank_by_popularity(log: EventLog, num_items: int, part: Part) -> RankedTargets:
@@ -17,7 +11,7 @@ def rank_by_popularity(log: EventLog, num_items: int, part: Part) -> RankedTarge
 
     The targets are those of `hm4sr.evaluation.ranking.rank_part`: a user's first event is none.
     """
-    counts = popularity(log, num_items)[1:]
+    counts = log.train_counts(num_items)[1:]
     targets = log.targets(part)
     users = log.users_of(targets)
     known = targets > log.starts[users]

@@ -13,7 +13,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hm4sr.data.dataset import EventLog, Part
-from hm4sr.evaluation.popularity import popularity
 
 FEW_EVENTS = 5
 """An item with fewer training events than this is called cold here, one with none is new."""
@@ -52,7 +51,7 @@ def target_facts(log: EventLog, num_items: int, part: Part) -> pl.DataFrame:
         "user": users.astype(np.int32),
         "item": items.astype(np.int32),
         "history": history.astype(np.int32),
-        "popularity": popularity(log, num_items)[items].astype(np.int32),
+        "popularity": log.train_counts(num_items)[items].astype(np.int32),
         "gap": log.times[targets] - log.times[targets - 1],
     }
     return pl.DataFrame(columns).sort("user", "item", maintain_order=True)

@@ -43,7 +43,7 @@ def seconds_per_thousand(model: SeqRecModel, log: EventLog, device: torch.device
 
 def _targets(log: EventLog) -> NDArray[np.int64]:
     targets = log.targets("test")
-    targets = targets[targets > log.starts[log.users[targets]]]
+    targets = targets[targets > log.starts[log.users_of(targets)]]
     if not len(targets):
         raise ValueError("no user has a test target with an event before it")
     spread: NDArray[np.int64] = targets[np.arange(NUM_USERS) * len(targets) // NUM_USERS]

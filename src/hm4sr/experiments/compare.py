@@ -31,7 +31,7 @@ def label_entries(experiments: Mapping[Path, Experiment]) -> list[Entry]:
     """Entries named by their models; where several share a model, by their files.
 
     Raises:
-        UserError: two files cannot be told apart by name and folder, or they are about different data.
+        UserError: two files cannot be told apart by name and folder.
     """
     models = Counter(experiment.model["name"] for experiment in experiments.values())
     stems = Counter(path.stem for path in experiments)

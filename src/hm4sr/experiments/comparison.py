@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hm4sr.evaluation.compare import LEVEL, Systems, Test, number_repeats
+from hm4sr.evaluation.compare import LEVEL, PairedTest, Systems, number_repeats
 from hm4sr.evaluation.metrics import Metric
 from hm4sr.evaluation.segments import segments
 from hm4sr.evaluation.significance import ROUNDS
@@ -80,7 +80,7 @@ class Comparison:
         ]
 
     @cached_property
-    def tests(self) -> list[Test]:
+    def tests(self) -> list[PairedTest]:
         """Our system against every other on every metric."""
         if self.ours not in self.systems.names:
             return []

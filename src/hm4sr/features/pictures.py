@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hm4sr.errors import UserError
+from hm4sr.files import reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,7 +52,7 @@ def picture_key(path: Path) -> bytes:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
     except (OSError, ValueError) as error:
-        raise PictureError(f"cannot be read ({_first_line(error)})") from error
+        raise PictureError(f"cannot be read ({reason(error)})") from error
 
 
 def read_picture(path: Path, key: bytes) -> "Image":
@@ -84,7 +85,7 @@ def read_picture(path: Path, key: bytes) -> "Image":
     except UnidentifiedImageError as error:
         raise PictureError("not a picture of a known format") from error
     except Exception as error:  # damaged files make decoders raise nearly anything
-        raise PictureError(f"damaged ({_first_line(error)})") from error
+        raise PictureError(f"damaged ({reason(error)})") from error
 
 
 def read_ahead(
@@ -125,7 +126,7 @@ def prepared(path: Path, key: bytes, prepare: Callable[["Image"], R]) -> R:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise PictureError(f"rejected by the image processor ({_first_line(error)})") from error
+        raise PictureError(f"rejected by the image processor ({reason(error)})") from error
 
 
 def _result(future: "Future[Any]") -> Any:
@@ -190,8 +191,3 @@ def _bounded(image: "Image") -> "Image":
         factor = -(-MIN_SIDE // short)
         image = image.resize((width * factor, height * factor), Image.Resampling.NEAREST)
     return image
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

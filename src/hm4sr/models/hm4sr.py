@@ -278,12 +278,12 @@ class HM4SR(SeqRecModel):
         """Which modalities beside the ID each event's item lacks, where the gates want to know."""
         if self.interactive is None or self.interactive.missing_shift is None:
             return None
-        return self._what_items_lack()[batch.items]
+        return self._what_items_lack(batch.items)
 
-    def _what_items_lack(self) -> Bool[Tensor, "V _"]:
+    def _what_items_lack(self, items: Int[Tensor, "..."] | slice = slice(None)) -> Bool[Tensor, "... _"]:
         if self._lacking is not None:
-            return self._lacking
-        lacking = [self.projections[name].get_buffer("missing") for name in self.modalities[1:]]
+            return self._lacking[items]
+        lacking = [self.projections[name].get_buffer("missing")[items] for name in self.modalities[1:]]
         return torch.stack(lacking, dim=-1)
 
     def losses(self, batch: SeqBatch) -> dict[str, Float[Tensor, ""]]:
@@ -337,8 +337,8 @@ class HM4SR(SeqRecModel):
         return replaced
 
     def _contrasts(self, hidden: list[Tensor], twins: list[Tensor], batch: SeqBatch) -> dict[str, Tensor]:
-        """IDCL: each history's ID vector and its target (eq. 23-24). PCL: each history and its twin with
-        placeholders, mean over modalities (eq. 25-26).
+        """IDCL: each history's ID vector and its target (eq. 23). PCL: each history and its twin with
+        placeholders, mean over modalities (eq. 24-26).
 
         In a pass over all positions, neighbouring prefixes of one user are nearly the same history; they are
         no negatives of each other in PCL.

@@ -42,7 +42,7 @@ class MaskedAttention(nn.Module):
         return out
 
 
-def _layer_parts(dropout: float, rng: torch.Generator) -> nn.Sequential:
+def _gelu_then_dropout(dropout: float, rng: torch.Generator) -> nn.Sequential:
     return nn.Sequential(nn.GELU(), Dropout(dropout, rng))
 
 
@@ -53,7 +53,7 @@ class SetLayer(TransformerLayer):
         self, dim: int, heads: int, inner: int, dropout: float, attention_dropout: float, rng: torch.Generator
     ):
         attention = MaskedAttention(dim, heads, attention_dropout, rng)
-        super().__init__(dim, inner, dropout, rng, attention, _layer_parts(dropout, rng))
+        super().__init__(dim, inner, dropout, rng, attention, _gelu_then_dropout(dropout, rng))
 
 
 class ReadingLayer(SetLayer):

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from hm4sr.errors import UserError
-from hm4sr.files import atomic_directory, hash_files, sha256
+from hm4sr.files import atomic_directory, hash_files, reason, sha256
 from hm4sr.manifest import NAME, read_manifest, write_manifest
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import numpy_generator
@@ -94,7 +94,7 @@ def export_onnx(run: Path, out: Path, data: Path | None = None, force: bool = Fa
         except Exception as error:  # what onnxruntime raises has no name of its own to catch it by
             raise UserError(
                 f"{run}: the export of its model {recommender.model.name} does not run "
-                f"({_first_line(error.__cause__ or error)}), so it was not kept: serve the run with torch."
+                f"({reason(error.__cause__ or error)}), so it was not kept: serve the run with torch."
             ) from error
         if agreement.same < WANTED:
             raise UserError(
@@ -166,7 +166,7 @@ def _write_encoder(model: SeqRecModel, path: Path, run: str) -> None:
             )
     except Exception as error:  # whatever an operation without counterpart raises
         raise UserError(
-            f"{run}: the model {model.name} cannot be exported to ONNX ({_first_line(error)}): "
+            f"{run}: the model {model.name} cannot be exported to ONNX ({reason(error)}): "
             "serve the run with torch."
         ) from error
 
@@ -207,11 +207,6 @@ def _no_graph() -> Iterator[None]:
         yield
     finally:
         backend._jit_onnx_log = said
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _compare(model: Recommender, export: OnnxRecommender) -> Agreement:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from hm4sr.data.catalogue import FIELDS, build_items, category_separator, read_catalogue
+from hm4sr.data.catalogue import FIELDS, build_items, category_separator, cleaned, read_catalogue
 from hm4sr.data.dataset import Dataset
 from hm4sr.data.prepare import PrepareConfig
 from hm4sr.data.sources import BadRows, TableSource
@@ -109,15 +109,10 @@ def _check_ids(ids: pl.Series, shelf: Shelf) -> None:
 def _texts(table: pl.DataFrame) -> pl.Series:
     """The given text, or else `title. categories brand.` as `hm4sr prepare` writes it."""
     names = pl.col("categories").list.join(" ", ignore_nulls=True)
-    rest = pl.concat_str(_clean(names), _clean(pl.col("brand")), separator=" ", ignore_nulls=True)
-    sentences = [_clean(pl.col("title")) + ".", _clean(rest) + "."]
+    rest = pl.concat_str(cleaned(names), cleaned(pl.col("brand")), separator=" ", ignore_nulls=True)
+    sentences = [cleaned(pl.col("title")) + ".", cleaned(rest) + "."]
     made = pl.concat_str(sentences, separator=" ", ignore_nulls=True)
-    return table.select(text=pl.coalesce(_clean(pl.col("text")), _clean(made)))["text"]
-
-
-def _clean(cells: pl.Expr) -> pl.Expr:
-    stripped = cells.str.strip_chars()
-    return pl.when(stripped != "").then(stripped)
+    return table.select(text=pl.coalesce(cleaned(pl.col("text")), cleaned(made)))["text"]
 
 
 def new_features(

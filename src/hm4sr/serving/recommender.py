@@ -19,7 +19,6 @@ import torch
 
 from hm4sr.data.dataset import Dataset
 from hm4sr.errors import UserError
-from hm4sr.evaluation.popularity import popularity
 from hm4sr.models.base import SeqRecModel
 from hm4sr.runtime import choose_device, numpy_generator
 from hm4sr.serving.base import BaseRecommender, Served
@@ -53,7 +52,7 @@ class Recommender(BaseRecommender):
         self.dataset = dataset
         self._device = device or torch.device("cpu")
         self.model = model.eval()
-        shelf = Shelf(dataset.items, popularity(dataset.events, dataset.num_items))
+        shelf = Shelf(dataset.items, dataset.events.train_counts(dataset.num_items))
         users = {user: row for row, user in enumerate(dataset.users["user_id"].to_list())}
         self._adding = threading.Lock()
         super().__init__(

@@ -5,7 +5,6 @@ import torch
 
 from hm4sr.data.dataset import Dataset, EventLog
 from hm4sr.errors import UserError
-from hm4sr.evaluation.popularity import popularity
 from hm4sr.features.store import feature_names, load_features
 from hm4sr.runtime import numpy_generator
 from hm4sr.training.events import learned_events, seen_events
@@ -28,7 +27,7 @@ def build_catalog(dataset: Dataset, experiment: Experiment) -> Catalog:
         num_categories=len(dataset.category_names),
         clock=log.clock(),
         max_length=experiment.data.max_length,
-        counts=torch.from_numpy(popularity(log, dataset.num_items)),
+        counts=torch.from_numpy(log.train_counts(dataset.num_items)),
         target_counts=torch.from_numpy(log.target_counts(dataset.num_items)),
         histories=_training_histories(log) if experiment.model_class.reads_histories else None,
     )

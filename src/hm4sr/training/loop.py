@@ -43,8 +43,8 @@ from hm4sr.training.parallel import (
     from_first,
     local_device,
     own_noise,
-    rank_events,
-    rank_part,
+    rank_events_together,
+    rank_part_together,
     share_of,
     spread_buffers,
     spread_tensors,
@@ -189,7 +189,7 @@ def _train(
         )
         trained = time.perf_counter()
         with states.saved_if_stopped(progress, best), optimizer.averaged(), stop.at_once():
-            ranked = rank_events(model, seen, judged, device)
+            ranked = rank_events_together(model, seen, judged, device)
         valid = summarise(ranked.ranks, experiment.evaluate.ks)
         if not valid:
             raise UserError(f"{dataset.path} has no validation targets: prepare it with longer histories.")
@@ -217,7 +217,7 @@ def _train(
     spread_weights(model)
     model.eval()
     with stop.at_once():
-        ranks = {part: rank_part(model, seen, part, device) for part in ("valid", "test")}
+        ranks = {part: rank_part_together(model, seen, part, device) for part in ("valid", "test")}
     return TrainedModel(model, progress, ranks, _report(experiment, dataset, model, progress, ranks))
 
 

@@ -42,15 +42,14 @@ class Optimizer:
         rows = {id(table.weight) for table in tables}
         dense = [parameter for parameter in model.parameters() if id(parameter) not in rows]
         self._parts = {id(table.weight) for table in sharded_tables(model).values()}
-        self._sparse = [table.weight for table in tables]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Adam(dense, lr=learning_rate, weight_decay=weight_decay, fused=True)
         ]
         if tables:
-            self.parts.append(torch.optim.SparseAdam(self._sparse, lr=learning_rate))
+            self.parts.append(torch.optim.SparseAdam([table.weight for table in tables], lr=learning_rate))
         # What each process keeps its own rows of has the gradient of all processes already.
         self._dense = [parameter for parameter in dense if id(parameter) not in self._parts]
-        self._sparse = [table for table in self._sparse if id(table) not in self._parts]
+        self._sparse = [table.weight for table in tables if id(table.weight) not in self._parts]
         self._learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._average = WeightAverage(model, average) if average else None
 

@@ -229,12 +229,12 @@ def sum_losses(sums: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(names, total.tolist(), strict=True))
 
 
-def rank_part(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
-    """Rank every target of the validation or test part; see `rank_events`."""
-    return rank_events(model, log, log.targets(part), device)
+def rank_part_together(model: SeqRecModel, log: EventLog, part: Part, device: torch.device) -> RankedTargets:
+    """Rank every target of the validation or test part; see `rank_events_together`."""
+    return rank_events_together(model, log, log.targets(part), device)
 
 
-def rank_events(
+def rank_events_together(
     model: SeqRecModel, log: EventLog, targets: NDArray[np.int64], device: torch.device
 ) -> RankedTargets:
     """`ranking.rank_events` with the targets shared out; every process gets the ranks of all of them.
