@@ -1,8 +1,10 @@
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hm4sr.data import interactions
 from hm4sr.data.interactions import Interactions, deduplicate, k_core, leave_one_out, order, tie_keys
 from hm4sr.data.prepare import PrepareConfig, prepare
 
@@ -30,14 +32,26 @@ def brute_force_core(rows, min_user, min_item):
         kept = left
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 50])
 @QUICK
-@given(EVENTS, SIZES, SIZES)
-def test_k_core_is_the_largest_fixpoint(rows, min_user, min_item):
+@given(rows=EVENTS, min_user=SIZES, min_item=SIZES)
+def test_k_core_is_the_largest_fixpoint(rounds, rows, min_user, min_item):
     log = log_of(rows)
-    mask = k_core(log.users, log.items, min_user, min_item)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interactions, "_ROUNDS", rounds)
+        mask = k_core(log.users, log.items, min_user, min_item)
     assert np.flatnonzero(mask).tolist() == brute_force_core(rows, min_user, min_item)
     rest = log.take(mask)
     assert k_core(rest.users, rest.items, min_user, min_item).all()
+
+
+def test_a_chain_is_taken_apart_link_by_link():
+    """Every user has two items, the first of which is the last one's second: one round a link."""
+    users = np.repeat(np.arange(3_000, dtype=np.int32), 2)
+    items = users + np.tile(np.array([0, 1], dtype=np.int32), 3_000)
+    assert not k_core(users, items, 2, 2).any()
+    items[-1] = 0  # a ring
+    assert k_core(users, items, 2, 2).all()
 
 
 @QUICK

@@ -12,8 +12,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from hm4sr.data.dataset import ranges
+
 Duplicates = Literal["event", "pair", "keep"]
 Ties = Literal["file", "hash"]
+_ROUNDS = 50
+"""Passes over all rows after which a core is looked for along what has just been taken away."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,12 @@ def k_core(
     """Mask of the largest set of interactions in which each user and each item has enough of them."""
     kept_rows = np.arange(len(users))
     num_rows = len(users)
+    rounds = 0
     while len(kept_rows):
+        if rounds == _ROUNDS:
+            kept_rows = kept_rows[_peel(users, items, min_user_events, min_item_events)]
+            break
+        rounds += 1
         enough_user = np.bincount(users) >= min_user_events
         enough_item = np.bincount(items) >= min_item_events
         kept = enough_user[users] & enough_item[items]
@@ -72,6 +81,31 @@ def k_core(
     mask = np.zeros(num_rows, dtype=np.bool_)
     mask[kept_rows] = True
     return mask
+
+
+def _peel(
+    users: NDArray[np.int32], items: NDArray[np.int32], min_user_events: int, min_item_events: int
+) -> NDArray[np.bool_]:
+    """The same, by looking at no other rows than those of the users and items that have just become too few.
+
+    For chains, in which every user hangs on the next one: there are as many rounds as users.
+    """
+    num_users = int(users.max()) + 1
+    ends = np.stack([users.astype(np.int64), items.astype(np.int64) + num_users])  # both are nodes of a graph
+    degrees = np.bincount(ends.ravel())
+    needed = np.where(np.arange(len(degrees)) < num_users, min_user_events, min_item_events)
+    rows = np.argsort(ends.ravel(), kind="stable") % len(users)
+    starts, lengths = np.cumsum(degrees) - degrees, degrees.copy()
+    kept = np.ones(len(users), dtype=np.bool_)
+    few = np.flatnonzero((degrees < needed) & (degrees > 0))
+    while len(few):
+        gone = np.unique(rows[ranges(starts[few], lengths[few])])
+        gone = gone[kept[gone]]
+        kept[gone] = False
+        touched, times = np.unique(ends[:, gone], return_counts=True)
+        degrees[touched] -= times
+        few = touched[(degrees[touched] < needed[touched]) & (degrees[touched] > 0)]
+    return kept
 
 
 def order(log: Interactions, tie_keys: NDArray[np.uint64] | None = None) -> NDArray[np.intp]:
