@@ -105,6 +105,16 @@ def test_amazon_ratings_alone(tmp_path, year, compress):
     assert data.items["text"].null_count() == 3
 
 
+@pytest.mark.parametrize("year", ["2014", "2018"])
+def test_ratings_of_the_other_edition_are_refused(tmp_path, year):
+    """They would be read with users as items, and no word said."""
+    pairs = [("B0009RF9DW", "A1YJEY40YUW4SE"), ("0439893577", "A3SGXH7AUHU8GW")]
+    pairs = pairs if year == "2014" else [(user, item) for item, user in pairs]
+    log = kit.write(tmp_path / "ratings.csv", [f"{one},{other},5.0,1400000000" for one, other in pairs])
+    with pytest.raises(UserError, match=r"ratings.csv, line 1: 'B0009RF9DW' stands where .* --source"):
+        prepared(tmp_path, f"amazon-{year}", interactions=log)
+
+
 def test_recbole(tmp_path):
     log, _ = kit.recbole(tmp_path / "raw")
     expected = {

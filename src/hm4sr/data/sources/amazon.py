@@ -9,6 +9,7 @@ time), with one in 2023.
 """
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from hm4sr.data.tables import Table, choose_columns
 from hm4sr.errors import UserError
 
 _TEXTS = pl.List(pl.String)
+_ASIN = re.compile(r"B0[0-9A-Z]{8}|[0-9]{9}[0-9X]")
 _PICTURE = pl.Struct({"large": pl.String, "hi_res": pl.String, "thumb": pl.String})
 _LOG = {"user_id": pl.String, "item_id": pl.String, "rating": pl.Float64, "timestamp": pl.Int64}
 
@@ -115,6 +117,7 @@ class AmazonSource(Source):
         wanted = choose_columns(self.log, list(_LOG), required, ())
         if self.log.name.removesuffix(".gz").endswith(".csv"):
             header = int(edition.header and not first_line(self.log).rsplit(b",", 1)[-1].isdigit())
+            self._expect_users_and_items_in_place()
             parser = DelimitedParser(edition.ratings, {name: _LOG[name] for name in wanted}, ",")
             return read_lines(self.log, parser, bad, header, ids)
         fields = {edition.log[name]: name for name in wanted}
@@ -122,6 +125,21 @@ class AmazonSource(Source):
         records = RecordParser(schema, edition.literals)
         table = read_lines(self.log, records, bad, ids=[edition.log[name] for name in ids])
         return _with_values(table, [edition.log[name] for name in wanted[:2]], table.frame.rename(fields))
+
+    def _expect_users_and_items_in_place(self) -> None:
+        """2018 alone has the item first in its ratings, which are numbers without names otherwise.
+
+        Raises:
+            UserError: an item stands where the user should, and none where the item should.
+        """
+        line = first_line(self.log).decode("utf-8", "replace")
+        cells = dict(zip(self.edition.ratings, line.split(","), strict=False))
+        user, item = (cells.get(name, "").strip().strip('"') for name in ("user_id", "item_id"))
+        if _ASIN.fullmatch(user) and not _ASIN.fullmatch(item):
+            raise UserError(
+                f"{self.log}, line 1: {user!r} stands where {self.name} has the user, and is an item: name the "
+                "right edition with --source (the item comes first in amazon-2018, the user in the others)."
+            )
 
     def read_items(
         self, file: Path, required: Columns, optional: Sequence[str], ids: Sequence[str], bad: BadRows
