@@ -137,8 +137,8 @@ class AmazonSource(Source):
         user, item = (cells.get(name, "").strip().strip('"') for name in ("user_id", "item_id"))
         if _ASIN.fullmatch(user) and not _ASIN.fullmatch(item):
             raise UserError(
-                f"{self.log}, line 1: {user!r} stands where {self.name} has the user, and is an item: name the "
-                "right edition with --source (the item comes first in amazon-2018, the user in the others)."
+                f"{self.log}, line 1: {user!r} stands where {self.name} has the user, and is an item: "
+                "name the edition with --source (the item comes first in amazon-2018, the user in the others)."
             )
 
     def read_items(
