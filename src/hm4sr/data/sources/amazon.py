@@ -138,7 +138,7 @@ class AmazonSource(Source):
         if _ASIN.fullmatch(user) and not _ASIN.fullmatch(item):
             raise UserError(
                 f"{self.log}, line 1: {user!r} stands where {self.name} has the user, and is an item: "
-                "name the edition with --source (the item comes first in amazon-2018, the user in the others)."
+                "name the edition with --source (amazon-2018 has the item first, the others the user)."
             )
 
     def read_items(
