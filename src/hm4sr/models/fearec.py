@@ -177,7 +177,8 @@ class FEARec(SeqRecModel):
     def _same_target(self, batch: SeqBatch) -> Float[Tensor, "B D"]:
         """Another training history with each row's target; the same history where there is none.
 
-        They are of all lengths, so the short ones are encoded apart from the long ones.
+        They are of all lengths, so the short ones are encoded apart from the long ones, each part with the
+        lags that are best for it.
         """
         items = F.pad(batch.items, (0, self.catalog.max_length - batch.items.shape[1]))
         lengths = batch.lengths

@@ -61,7 +61,8 @@ class MISSRec(CosineModel):
     static. There is no pre-training on other data sets.
 
     Beside the original: a learned vector stands in for a missing modality, which has no cluster; padding is
-    no class of the softmax; the penalty does not grow with the batch.
+    no class of the softmax; the penalty does not grow with the batch; projections start like all other linear
+    layers here.
     """
 
     Config = MISSRecConfig

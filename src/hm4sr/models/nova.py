@@ -133,7 +133,7 @@ class NOVA(SeqRecModel):
                 side = F.embedding(items, self._fixed[f"side.{name}"])
             else:
                 side = self._project(name, items.flatten()).view(x.shape)
-            if masked is not None:  # what a masked item looks like would give it away
+            if masked is not None:  # padding stands there, whose projection would say "masked" once more
                 side = side.masked_fill(masked[..., None], 0.0)
             sides.append(self.dropout(side) if self.config.normalise_sides else side)
         beside = torch.stack(sides, dim=2)

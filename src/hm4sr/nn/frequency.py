@@ -151,7 +151,7 @@ class FrequencyAttention(nn.Module):
         value: Float[Tensor, "B L D"],
         at: Int[Tensor, "B P"],
     ) -> Float[Tensor, "B P D"]:
-        """The values at the best lags, weighted; in training the lags are those best for the whole batch."""
+        """The values at the best lags, weighted; in training they are those best for all rows given."""
         L, D = value.shape[1:]
         correlation = circular_correlation(query, key, self.length) @ self.filter / D
         ranked = correlation.mean(0, keepdim=True) if self.training else correlation
