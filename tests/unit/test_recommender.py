@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,21 @@ def recommender(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("serving")
     run = make_run(folder / "run", make_dataset(folder / "data"), request.param)
     return Recommender.load(run.path)
+
+
+LIGHT = """
+import sys
+from hm4sr import Recommender
+assert Recommender.load(sys.argv[1]).recommend(histories=["i9", "007"], k=3)[0].items
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def test_recommending_does_not_load_the_compiler(recommender):
+    """It takes two seconds and 70 MB, at every start of a service."""
+    line = [sys.executable, "-c", LIGHT, str(Path(recommender.dataset.path).parent / "run")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
 def ids(answer):

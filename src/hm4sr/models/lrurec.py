@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hm4sr.models.base import ModelConfig, SeqRecModel, register, rows_of
 from hm4sr.nn.dropout import Dropout
-from hm4sr.nn.init import truncated_normal
+from hm4sr.nn.init import table_of, truncated_normal
 from hm4sr.nn.recurrence import linear_recurrence
 from hm4sr.types import Catalog, SeqBatch
 
@@ -144,8 +144,7 @@ def _linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
 
 
 def _table(rows: int, dim: int, rng: torch.Generator) -> nn.Embedding:
-    layer = nn.Embedding(rows, dim, padding_idx=0, device="meta")
-    layer.weight = truncated_normal(rows, dim, std=_STD, rng=rng)
-    if not layer.weight.is_meta:
-        layer.weight.data[0] = 0.0
-    return layer
+    table = truncated_normal(rows, dim, std=_STD, rng=rng)
+    if not table.is_meta:
+        table.data[0] = 0.0
+    return table_of(table, padding=True)

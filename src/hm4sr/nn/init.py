@@ -26,9 +26,7 @@ def linear(
     inputs: int, outputs: int, rng: torch.Generator, std: float | None = 0.02, bias: bool = True
 ) -> nn.Linear:
     """A linear layer with weights N(0, std) and bias 0; `std = None` draws both from U(+-1/sqrt(inputs))."""
-    layer = nn.Linear(
-        inputs, outputs, bias=bias, device="meta"
-    )  # its own start would draw from the global seed
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta")  # its start would draw from the global seed
     if std is None:
         layer.weight = uniform(outputs, inputs, bound=1 / math.sqrt(inputs), rng=rng)
         if bias:
@@ -47,9 +45,16 @@ def embedding(
     table = normal(rows, dim, std=std, rng=rng)
     if padding and not table.is_meta:
         table.data[0] = 0.0
-    layer = nn.Embedding(rows, dim, padding_idx=0 if padding else None, device="meta")
-    layer.weight = table
-    return layer
+    return table_of(table, padding)
+
+
+def table_of(rows: Tensor, padding: bool) -> nn.Embedding:
+    """A table with these rows that learns; with `padding`, row 0 does not."""
+    # Made of rows that are there: a start of its own would draw from the global seed, and one on the meta
+    # device loads a large part of torch, for two seconds at the first model of each process.
+    padding_idx = 0 if padding else None
+    made: nn.Embedding = nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=padding_idx)  # type: ignore[no-untyped-call]
+    return made
 
 
 def _device() -> torch.device:
