@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hm4sr_kit import Oracle, small_world
 from reference_kit import (
     agrees,
     attended,
@@ -18,7 +19,6 @@ from reference_kit import (
     projected,
     visible,
 )
-from test_hm4sr import Oracle, small_world
 from torch import Tensor
 
 from contract.catalogs import MAX_LENGTH, histories, small_catalog
