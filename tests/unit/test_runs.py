@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from record_kit import record as hand_made
 from test_training import experiment_on, interrupt_after, make_dataset
 
 from hm4sr.data.dataset import Dataset
@@ -188,6 +189,21 @@ def test_finalists_are_the_best_on_validation(dataset, tmp_path, trained):
         "bad": [1],
         "good": [1, 2],
     }
+
+
+def test_the_test_part_chooses_nobody(tmp_path):
+    good, fair, bad = [1, 1, 2], [3, 4, 5], [9, 9, 99]
+    parts = {
+        "lucky": {"valid": bad, "test": good},
+        "chosen": {"valid": good, "test": bad},
+        "between": {"valid": fair, "test": fair},
+    }
+    records = {label: {1: hand_made(tmp_path / label, ranks)} for label, ranks in parts.items()}
+    assert best_on_validation(records, NDCG) == ["chosen", "between", "lucky"]
+    # The mean over seeds decides, not the best of them.
+    records["lucky"][2] = hand_made(tmp_path / "lucky-2", {"valid": [1, 1, 1], "test": good}, seed=2)
+    records["between"][2] = hand_made(tmp_path / "between-2", {"valid": good, "test": bad}, seed=2)
+    assert best_on_validation(records, NDCG) == ["chosen", "between", "lucky"]
 
 
 def test_labels(dataset, tmp_path):
