@@ -1,5 +1,7 @@
 """Metrics against ir-measures, ranks against a brute-force ranking."""
 
+from dataclasses import replace
+
 import ir_measures
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from contract.catalogs import small_catalog, small_model
 from hm4sr.data.dataset import EventLog
 from hm4sr.errors import UserError
 from hm4sr.evaluation.metrics import hit_at_k, mrr_at_k, ndcg_at_k, summarise
-from hm4sr.evaluation.ranking import rank_part, target_ranks
+from hm4sr.evaluation.ranking import rank_events, rank_part, target_ranks
 
 SEEDS = st.integers(0, 2**31)
 
@@ -118,6 +120,17 @@ def test_rank_part_is_a_brute_force_ranking(name, part, chunk, monkeypatch):
     table = ranked.table(part)
     assert table.columns == ["part", "user", "item", "rank"]
     assert table["rank"].to_list() == [rank for *_, rank in expected]
+
+
+def test_several_targets_of_a_user_stay_in_the_order_of_time():
+    model, log = small_model("sasrec", small_catalog(30, max_length=6)), tiny_log(6, 12, 30)
+    log = replace(log, train_end=log.starts[:-1], valid_end=log.starts[:-1])  # so that all events are targets
+    ranked = rank_part(model, log, "test", torch.device("cpu"))
+    events = [event for event in range(log.num_events) if event not in log.starts]
+    assert ranked.items.tolist() == log.items[events].tolist()
+    assert ranked.users.tolist() == log.users[events].tolist()
+    alone = [rank_events(model, log, np.array([event]), torch.device("cpu")).ranks[0] for event in events]
+    assert ranked.ranks.tolist() == alone
 
 
 def brute_force_rank(model, log: EventLog, history: slice, event: int) -> int:

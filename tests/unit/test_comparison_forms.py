@@ -233,6 +233,7 @@ def test_csv_holds_in_full_what_the_others_round(comparison, tmp_path):
                 if cell.value is None:
                     assert value.removeprefix("'") == cell.text
                     continue
+                assert float(value) == cell.value
                 shown, _, deviation = cell.text.replace(",", "").partition(" ± ")
                 scale, decimals = (0.01, 2) if shown.endswith("%") else (1.0, 0)
                 decimals += len(shown.rstrip("%").partition(".")[2])

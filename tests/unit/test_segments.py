@@ -93,6 +93,61 @@ def test_labels_say_what_is_inside():
     ]
 
 
+def facts_of(**columns: list[int]) -> pl.DataFrame:
+    """Facts in which what is not given is the same for all targets."""
+    size = len(next(iter(columns.values())))
+    same = {"user": list(range(size)), "item": [1] * size, "history": [1] * size, "popularity": [9] * size}
+    return pl.DataFrame({**same, "gap": [60] * size, **columns})
+
+
+def labels_of(facts: pl.DataFrame, group: str) -> list[str]:
+    return [segment.label for segment in segments(facts) if segment.group == group]
+
+
+def test_an_item_of_few_events_is_cold_and_one_of_five_is_not():
+    seen = [0, 0, 1, 4, 5, 5, 6]
+    cold = {
+        segment.label: np.flatnonzero(segment.members).tolist()
+        for segment in segments(facts_of(popularity=seen))
+        if segment.group == "cold items"
+    }
+    assert cold == {
+        "in no training event": [0, 1],
+        "1 to 4 training events": [2, 3],
+        "5 or more training events": [4, 5, 6],
+    }
+    assert labels_of(facts_of(popularity=[1, 2]), "cold items") == ["1 to 4 training events"]
+
+
+def test_one_event_is_no_plural():
+    found = labels_of(facts_of(history=[1, 1, 2, 3, 3, 3, 4, 5]), "users by events before the target")
+    assert found == ["1 event", "2 to 3 events", "4 to 5 events"]
+    assert labels_of(facts_of(popularity=[0, 1]), "items by training events") == [
+        "0 training events",
+        "1 training event",
+    ]
+    thirds = labels_of(facts_of(history=[1, 2, 2, 3]), "users by events before the target")
+    assert thirds == ["1 event", "2 events", "3 events"]
+    assert labels_of(facts_of(history=[1, 3, 3, 3, 3, 3]), "users by events before the target")[0] == (
+        "1 to 3 events"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "labels"),
+    [
+        ([0, 0, 0, 0, 0, 259_200], ["same moment", "3 days"]),  # moments that are the same say nothing of it
+        ([7_200, 7_200], ["2 hours"]),
+        ([7_199, 7_199], ["120 minutes"]),
+        ([172_800, 172_800], ["2 days"]),
+        ([119, 119], ["119 seconds"]),
+        ([0, 0], ["same moment"]),
+    ],
+)
+def test_gaps_are_told_in_the_largest_unit_of_which_the_middle_one_has_two(gaps, labels):
+    assert labels_of(facts_of(gap=gaps), "time since the event before") == labels
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(1, 6))
 def test_bins_are_ordered_runs_of_whole_values(values, bins):
     array = np.array(values, dtype=np.int64)

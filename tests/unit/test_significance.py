@@ -1,5 +1,7 @@
 """Paired tests and their correction, against scipy and a worked example."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -61,6 +63,28 @@ def test_ties_count_as_equally_extreme():
     # Of the four assignments of signs to two equal differences two reach the observed sum: p = 1/2.
     (result,) = sign_flip_test(np.full((2, 1), 0.1), np.random.default_rng(1))
     assert result.p_value == pytest.approx(0.5, abs=0.02)
+
+
+def test_sums_that_only_rounding_tells_apart_count_as_equally_extreme():
+    # Tenths, whose sums as floats depend on their order; as whole numbers they are exact.
+    tenths = np.array([1, 2, 3, -1, 1, 2, -3, 1, 1, 2])
+    signs = np.array(list(product([1, -1], repeat=len(tenths))))
+    sums = np.abs(signs @ tenths)
+    exact, without_ties = (sums >= tenths.sum()).mean(), (sums > tenths.sum()).mean()
+    (result,) = sign_flip_test(tenths[:, None] / 10, np.random.default_rng(2))
+    assert result.p_value == pytest.approx(exact, abs=4 * (exact / ROUNDS) ** 0.5)
+    assert exact - without_ties > 10 * (exact / ROUNDS) ** 0.5, "so that ties are many"
+
+
+def test_the_interval_of_few_users_is_by_the_deviation_of_a_sample():
+    differences = np.array([[1.0, 0.5], [1.0, -0.5], [0.0, 0.5], [0.0, -0.5]])
+    one, other = sign_flip_test(differences, np.random.default_rng(0))
+    # Squares of the deviations: four quarters over n - 1 = 3.
+    assert one.half_width == pytest.approx(1.96 * (1 / 3) ** 0.5 / 2)
+    assert other.half_width == pytest.approx(one.half_width)
+    assert (one.mean, other.mean) == (0.5, 0.0)
+    (alone,) = sign_flip_test(np.ones((1, 1)), np.random.default_rng(0))
+    assert (alone.mean, alone.half_width, alone.p_value) == (1.0, 0.0, 1.0)
 
 
 def test_no_users_is_an_error():

@@ -93,6 +93,34 @@ def test_tests_are_over_users_and_the_seeds_that_both_have():
     assert test.rival == "rival"
 
 
+def test_a_user_s_value_is_the_mean_over_all_shared_seeds():
+    ours = {1: table([1, 9]), 2: table([1, 1]), 3: table([9, 9])}
+    rival = {1: table([9, 9]), 2: table([9, 1]), 4: table([1, 1])}
+    (test,) = Systems.align({"ours": ours, "rival": rival}, "test").tests(
+        "ours", [HIT1], np.random.default_rng(0)
+    )
+    # Seeds 1 and 2: ours (1, 1/2), the rival (0, 1/2).
+    assert test.difference.mean == pytest.approx(0.5)
+
+
+def test_without_a_shared_seed_each_system_has_all_of_its_own():
+    tables = {"ours": {1: table([1, 1]), 2: table([1, 9])}, "rival": {3: table([9, 1]), 4: table([9, 9])}}
+    (test,) = Systems.align(tables, "test").tests("ours", [HIT1], np.random.default_rng(0))
+    assert test.difference.mean == pytest.approx((1 + 1 / 2) / 2 - (0 + 1 / 2) / 2)
+
+
+def test_the_best_of_some_targets_may_not_be_the_best_of_all():
+    tables = {
+        "broad": {1: table([1, 1, 9])},
+        "narrow": {1: table([9, 9, 1])},
+        "like it": {1: table([9, 9, 1])},
+    }
+    systems = Systems.align(tables, "test")
+    assert systems.best_first(HIT1) == ["broad", "narrow", "like it"]
+    last = np.array([False, False, True])
+    assert systems.best_first(HIT1, last) == ["narrow", "like it", "broad"]
+
+
 def test_correction_covers_all_rivals_and_metrics():
     rng = np.random.default_rng(1)
     tables = {name: {1: table(rng.integers(1, 30, 200).tolist())} for name in ("ours", "a", "b", "c")}
