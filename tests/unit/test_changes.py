@@ -47,6 +47,16 @@ def test_a_smaller_share_of_users_is_part_of_a_larger_one(dataset):
         assert not len(some.targets("test"))
 
 
+@pytest.mark.parametrize(("share", "kept"), [(1e-9, 1), (0.37, 1), (0.38, 2), (0.9, 4), (1.0, 4)])
+def test_a_share_is_rounded_and_of_those_who_have_training_events(share, kept):
+    starts = np.array([0, 2, 4, 5, 8, 9])  # the third user has no training event
+    train_end = np.array([1, 3, 4, 6, 9])
+    log = EventLog(np.arange(1, 10, dtype=np.int32), np.arange(9), starts, train_end, train_end)
+    some = training_events(log, share, np.random.default_rng(5))
+    assert len(kept_users(some)) == kept
+    assert 2 not in kept_users(some)
+
+
 def test_all_users_leave_the_training_part_as_it_is(dataset):
     log = dataset.events
     whole = training_events(log, 1.0, np.random.default_rng(0))

@@ -144,6 +144,8 @@ def test_minimum_rating(files):
     data = files.prepare(log=log, rating_column="stars", min_rating=4)
     assert data.manifest["statistics"]["rows_removed"]["rating"] == 1
     assert data.items["item_id"].to_list() == ["a"]
+    same = files.prepare(log=log, rating_column="stars", min_rating=4.5, force=True)
+    assert same.items["item_id"].to_list() == ["a"], "what is rated as low as the least is kept"
 
 
 def test_text_brand_and_categories(files):

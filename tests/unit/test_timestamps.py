@@ -153,3 +153,55 @@ def test_a_set_unit_takes_any_value():
 
 def test_seconds_are_rounded_down_before_1970():
     assert read([-1], unit="ms").seconds().tolist() == [-1]
+
+
+FIRST, LAST = 315_532_800, 4_102_444_799  # 1980-01-01, and the last second of 2099
+
+
+@pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
+def test_the_years_that_are_recognised_begin_with_1980_and_end_before_2100(unit, scale):
+    first, last = FIRST * scale, (LAST + 1) * scale - 1
+    times = read([first, last])
+    assert (times.unit, times.ticks.tolist()) == (unit, [first, last])
+    assert times.seconds().tolist() == [FIRST, LAST]
+    for value in (first - 1, last + 1):
+        with pytest.raises(UserError, match=f"line 3: time '{value}' lies outside .* in {unit}, the unit"):
+            read([(first + last) // 2, value])
+    column = pl.Series("time", [(first + last) // 2, first, last, first - 1, last + 1])
+    assert usable_times(column, "auto").to_list() == [True, True, True, False, False]
+
+
+def test_so_do_the_years_of_dates():
+    assert read(["1980-01-01", "2099-12-31T23:59:59.999999Z"]).seconds().tolist() == [FIRST, LAST]
+    for text in ("1979-12-31T23:59:59.999999Z", "2100-01-01T00:00:00Z"):
+        with pytest.raises(UserError, match=r"line 3: .* outside the years 1980 to 2100"):
+            read(["2014-07-14T00:00:00Z", text])
+
+
+@pytest.mark.parametrize(
+    ("fraction", "micros"),
+    [("", 0), (".5", 500_000), (",25", 250_000), (".000001", 1), (".1234567", 123_456)],
+)
+def test_fractions_of_iso_texts_are_microseconds(fraction, micros):
+    times = read([f"2014-07-14T00:00:00{fraction}Z"])
+    assert (times.per_second, times.ticks.tolist()) == (10**6, [1405296000 * 10**6 + micros])
+
+
+def test_numbers_from_2_to_the_53_on_are_not_exact_as_floats():
+    assert read([float(2**53 - 1)], "us").ticks.tolist() == [2**53 - 1]
+    assert read([1 - float(2**53)], "us").ticks.tolist() == [1 - 2**53]
+    for value in (float(2**53), -float(2**53)):
+        with pytest.raises(UserError, match="is too large to be exact"):
+            read([value], "us")
+
+
+def test_screening_takes_what_most_cells_are_and_numbers_where_half_are():
+    number, date, other = "1405296000", "2014-07-14", "2014-07-15"
+    assert usable_times(pl.Series("time", [number, date]), "auto").to_list() == [True, False]
+    assert usable_times(pl.Series("time", [number, date, None]), "auto").to_list() == [True, False, False]
+    assert usable_times(pl.Series("time", [number, date, other, None]), "auto").to_list() == [
+        False,
+        True,
+        True,
+        False,
+    ]
