@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hm4sr.errors import UserError
-from hm4sr.serving.ranker import DotProductRanker
+from hm4sr.serving.ranker import DotProductRanker, TableRanker
 from hm4sr.serving.requests import PaddedHistories
 from hm4sr.serving.search import Limits, best_of, best_of_items, best_of_table, merged
 
@@ -142,6 +142,17 @@ def test_lifts_are_above_the_mean_of_the_catalogue_without_padding():
     expected = table[:, [3, 4]] - table[:, 1:].mean(axis=1, keepdims=True)
     expected[0, 0] += 2.0
     assert lifts == pytest.approx(expected, abs=1e-4)
+
+
+def test_lifts_of_a_table_leave_its_padding_out_too():
+    table = np.array([[-np.inf, 1.0, 2.0, 6.0], [-np.inf, 0.0, 0.0, 3.0]], dtype=np.float32)
+    ranker = TableRanker(lambda _: table.copy(), np.zeros((4, 1), dtype=np.float32))
+    histories, items = histories_of([1], [2]), np.array([3, 1])
+    assert ranker.lifts(histories, items).tolist() == [[3.0, -2.0], [2.0, -1.0]]
+    assert ranker.scores(histories, items).tolist() == [[6.0, 1.0], [3.0, 0.0]]
+    numbers, scores = ranker.top(histories, 2, [limits([3]), limits([])])
+    assert numbers.tolist() == [[2, 1], [3, 1]]
+    assert scores.tolist() == [[2.0, 1.0], [3.0, 0.0]]
 
 
 def test_nothing_is_found_among_nothing():

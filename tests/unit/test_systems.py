@@ -95,12 +95,12 @@ def test_tests_are_over_users_and_the_seeds_that_both_have():
 
 def test_a_user_s_value_is_the_mean_over_all_shared_seeds():
     ours = {1: table([1, 9]), 2: table([1, 1]), 3: table([9, 9])}
-    rival = {1: table([9, 9]), 2: table([9, 1]), 4: table([1, 1])}
+    rival = {1: table([9, 9]), 2: table([9, 9]), 4: table([1, 1])}
     (test,) = Systems.align({"ours": ours, "rival": rival}, "test").tests(
         "ours", [HIT1], np.random.default_rng(0)
     )
-    # Seeds 1 and 2: ours (1, 1/2), the rival (0, 1/2).
-    assert test.difference.mean == pytest.approx(0.5)
+    # Seeds 1 and 2: our users have (1, 0) and (1, 1), the rival never.
+    assert test.difference.mean == pytest.approx(0.75)
 
 
 def test_without_a_shared_seed_each_system_has_all_of_its_own():
