@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,28 @@ def test_the_effect_of_time_is_against_even_gaps(recommender):
         rank = even_ids.index(item.item_id) + 1 if item.item_id in even_ids else None
         assert item.rank_with_even_gaps == rank
     assert any(abs(item.lift - item.lift_with_even_gaps) > 1e-6 for item in explanation.items)
+
+
+def test_ranks_are_shifted_by_their_absolute_differences(plain, monkeypatch):
+    """Of the whole catalogue all items stay, and what some gain in rank the others lose."""
+    width = plain.served.ranker.vectors.shape[1]
+
+    def by_gap(histories):  # as a model might that reads nothing but the first gap
+        days = (histories.times[:, 1] - histories.times[:, 0]) / DAY
+        return np.cos(days[:, None] * np.arange(1, width + 1)).astype(np.float32)
+
+    timed = replace(plain.served, ranker=replace(plain.served.ranker, encode=by_gap))
+    monkeypatch.setattr(plain, "served", timed)
+    (explanation,) = plain.explain(histories=HISTORY, k=len(ITEMS), filter_seen=False)
+    even = [
+        item.item_id for item in plain.recommend(histories=evenly(HISTORY), k=99, filter_seen=False)[0].items
+    ]
+    shifts = [even.index(item.item_id) + 1 - item.rank for item in explanation.items]
+    assert shifts == [item.rank_with_even_gaps - item.rank for item in explanation.items]
+    assert sum(shifts) == 0
+    assert explanation.time.overlap == 1
+    assert explanation.time.mean_shift == pytest.approx(np.mean(np.abs(shifts)))
+    assert explanation.time.mean_shift > 0
 
 
 def test_a_model_without_time_is_not_changed_by_it(plain):
