@@ -1,11 +1,14 @@
 """From raw ids and moments to what a ranker reads, on a log small enough to see through."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from hm4sr.data.dataset import EventLog
 from hm4sr.errors import UserError
 from hm4sr.serving.histories import LARGEST_SECOND, InventedTimes
+from hm4sr.serving.recommender import invented_times
 from hm4sr.serving.requests import Requests, Users, find_requests, joined, with_even_gaps
 
 NUMBERS = {"a": 1, "b": 2, "c": 3}
@@ -86,6 +89,19 @@ def test_bare_ids_follow_what_is_stored_and_do_not_go_beyond_the_question():
     assert events(requests) == [[(2, 50), (3, 60), (1, 65)]]
     assert requests.later.tolist() == [0]
     assert events(find("w", ["c", "a"])) == [[(3, 990), (1, 1_000)]], "nothing is stored to follow"
+
+
+def test_gaps_are_taken_from_training_and_the_newest_moment_from_all_events():
+    # Gaps in training: 10, 20 and 40; before the later events: 1,000, 4,000 and 9,000.
+    times = np.array([0, 10, 30, 1_030, 5_030, 100, 140, 9_140])
+    starts = np.array([0, 5, 8])
+    log = EventLog(np.ones(8, dtype=np.int32), times, starts, np.array([3, 7]), np.array([4, 7]))
+    assert invented_times(SimpleNamespace(events=log)) == InventedTimes(last=9_140, gap=20)
+    single = EventLog(np.ones(1, dtype=np.int32), np.array([7]), *(np.array(n) for n in ([0, 1], [1], [1])))
+    assert invented_times(SimpleNamespace(events=single)) == InventedTimes(last=7, gap=0)
+    nothing = np.zeros(0, dtype=np.int64)
+    empty = EventLog(nothing.astype(np.int32), nothing, np.zeros(1, dtype=np.int64), nothing, nothing)
+    assert invented_times(SimpleNamespace(events=empty)) == InventedTimes(last=0, gap=0)
 
 
 # Order and unknown ids
