@@ -7,7 +7,7 @@ import pytest
 from record_kit import comparison_of, facts_of, record, records_of
 
 from hm4sr.errors import UserError
-from hm4sr.evaluation.compare import Test
+from hm4sr.evaluation.compare import PairedTest
 from hm4sr.evaluation.significance import Difference
 from hm4sr.experiments.comparison import Comparison
 from hm4sr.experiments.tables import Cell, Table
@@ -234,7 +234,7 @@ def test_stars_are_below_the_levels_of_the_corrected_value(tmp_path, adjusted, s
     )
     # As if it had been computed: the property keeps its value there.
     vars(comparison)["tests"] = [
-        Test(rival, metric, Difference(0.25, 0.125, 0.0001), value)
+        PairedTest(rival, metric, Difference(0.25, 0.125, 0.0001), value)
         for rival, values in (("a", (adjusted, 0.3)), ("b", (0.3, adjusted)))
         for metric, value in zip(comparison.metrics, values, strict=True)
     ]

@@ -68,14 +68,14 @@ def test_numbers_of_items_are_those_of_the_catalogue(tmp_path):
 
 
 def test_the_description_of_four_actions_by_hand():
-    told = describe(2, 3, np.array([1_405_296_000, 5, 1_405_296_001, 7]))
+    told = describe(2, 3, 3, np.array([1_405_296_000, 5, 1_405_296_001, 7]))  # one pair has two actions
     assert told == {
         "users": 2,
         "items": 3,
         "actions": 4,
         "actions_per_user": 2.0,
         "actions_per_item": 1.3333,
-        "sparsity": 0.33333333,
+        "sparsity": 0.5,
         "first_time": 5,
         "last_time": 1_405_296_001,
         "first_date": "1970-01-01T00:00:05Z",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hm4sr.data.dataset import EventLog
-from hm4sr.evaluation.popularity import popularity, rank_by_popularity
+from hm4sr.evaluation.popularity import rank_by_popularity
 
 NUM_ITEMS = 5
 # Train, validation and test of each user; the third user begins with a target, the last one has nothing else.
@@ -31,7 +31,7 @@ def log() -> EventLog:
 
 
 def test_only_training_events_make_an_item_popular(log):
-    assert popularity(log, NUM_ITEMS).tolist() == [0, 3, 2, 1, 1, 0]
+    assert log.train_counts(NUM_ITEMS).tolist() == [0, 3, 2, 1, 1, 0]
 
 
 def test_items_as_popular_as_the_target_count_as_better(log):

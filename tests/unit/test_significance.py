@@ -90,3 +90,11 @@ def test_the_interval_of_few_users_is_by_the_deviation_of_a_sample():
 def test_no_users_is_an_error():
     with pytest.raises(ValueError, match="no users"):
         sign_flip_test(np.zeros((0, 1)), np.random.default_rng(0))
+
+
+def test_a_difference_of_nothing_is_never_a_finding():
+    """In floating point the sum is 5.6e-17 here, above which nothing but rounding would lie."""
+    differences = np.array([[0.1], [0.1], [0.1], [-0.3]])
+    assert differences.sum() != 0
+    (found,) = sign_flip_test(differences, np.random.default_rng(0), 200)
+    assert found.p_value == 1.0

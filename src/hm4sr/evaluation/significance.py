@@ -50,8 +50,8 @@ def sign_flip_test(
     if not num_users:
         raise ValueError("there are no users to compare")
     observed = np.abs(differences.sum(axis=0))
-    # Sums that are equal in exact arithmetic must count as equally extreme.
-    bar = observed * (1 - 1e-9)
+    # Sums that are equal in exact arithmetic must count as equally extreme, those that are zero in it too.
+    bar = observed * (1 - 1e-9) - 1e-12 * np.abs(differences).sum(axis=0)
     moving = np.ascontiguousarray(differences[differences.any(axis=1)])
     extreme = np.zeros(columns, dtype=np.int64)
     size = max(1, _SIGNS_ALIVE // max(1, len(moving)))
