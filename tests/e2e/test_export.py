@@ -86,7 +86,7 @@ REFUSED = {
     "missrec": "no dot products",
     "tedrec": "does not run",
 }
-"""Models that docs/serving.md calls impossible to export, TedRec where items lack a modality, as here."""
+"""Models that docs/serving.md calls impossible to export, TedRec with histories as short as here."""
 QUICK = {"difsr", "lrurec", "nova", "tisasrec"}
 NEEDS_LEVELS = {"iisan"}
 

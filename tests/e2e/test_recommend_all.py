@@ -173,6 +173,7 @@ def test_an_index_is_chosen_on_the_command_line(run):
         (["--user", "42", "--category", "evne"], "did you mean 'even'?"),
         (["--user", "42", "--at-time", "999999999999"], "not milliseconds"),
         (["--user", "42", "--at-time", ""], "--at-time is empty"),
+        (["--user", "42", "--at-time", "\u0663"], "is neither an ISO date"),
         (["--user", "42", "--at-time", "2014-13-01"], "the moment '2014-13-01' is neither an ISO date"),
     ],
 )

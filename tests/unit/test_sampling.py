@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from contract.catalogs import small_model
+from hm4sr.errors import UserError
 from hm4sr.models import get_model
 from hm4sr.models.sasrec import SASRec
 from hm4sr.nn.sampling import sample_items
@@ -107,3 +109,12 @@ def test_a_sparse_step_leaves_other_rows_alone(catalog: Catalog, batch: SeqBatch
     assert {key: value.tolist() for key, value in again.state().items()} == {
         key: value.tolist() for key, value in optimizer.state().items()
     }
+
+
+def test_moments_of_other_parameters_are_refused():
+    """They would move what they do not belong to, and diverge."""
+    optimizer, other = (Optimizer(small_model(name), 0.01, 0.0, False) for name in ("lrurec", "sasrec"))
+    moved = optimizer.parts[0].param_groups[0]["params"]
+    optimizer.step(torch.stack([parameter.square().sum() for parameter in moved]).sum())
+    with pytest.raises(UserError, match="moved other parameters"):
+        other.load_state(optimizer.state())

@@ -196,7 +196,7 @@ def _moment(text: str) -> int:
 
     if not text.strip():
         raise UserError("--at-time is empty: give seconds since 1970 or an ISO date.")
-    number = re.fullmatch(r"\s*[+-]?\d+(\.\d*)?\s*", text)
+    number = re.fullmatch(r"\s*[+-]?[0-9]+(\.[0-9]*)?\s*", text)
     unit: TimeUnit = "s" if number else "iso"
     return int(read_times(pl.Series("the moment", [text]), unit, lambda row: "--at-time").seconds()[0])
 

@@ -21,8 +21,8 @@ _ISO = (
     r"(?:[T ](?<hour>\d{2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d{1,9}))?)?"
     r" ?(?<zone>[Zz]|UTC|[+-]\d{2}(?::?\d{2})?)?)?$"
 )
-_DECIMAL = r"^\s*[+-]?\d+(?:\.\d*)?\s*$"
-_WHOLE = r"^\s*[+-]?\d+(?:\.0*)?\s*$"
+_DECIMAL = r"^\s*[+-]?[0-9]+(?:\.[0-9]*)?\s*$"
+_WHOLE = r"^\s*[+-]?[0-9]+(?:\.0*)?\s*$"
 _TOO_LARGE = ("is too large, it does not fit into 64 bits", "write seconds, ms, us or ns since 1970")
 _CHUNK = 200_000
 
@@ -97,9 +97,9 @@ class _Reader:
 
     def _texts(self) -> Times:
         numbers = self.column.cast(pl.Int64, strict=False)
-        if numbers.null_count() and self.column.str.contains(r"^\s*[+-]?\d+\.0*\s*$").any():
+        if numbers.null_count() and self.column.str.contains(r"^\s*[+-]?[0-9]+\.0*\s*$").any():
             # Decimals of integral values are cut off as text: a float would round integers above 2^53.
-            cut = self.column.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "$1")
+            cut = self.column.str.strip_chars().str.replace(r"^([+-]?[0-9]+)\.0*$", "$1")
             numbers = cut.cast(pl.Int64, strict=False)
         if numbers.null_count() and self.column.str.contains(_DECIMAL).all():
             return self._floats(self.column.str.strip_chars().cast(pl.Float64))
@@ -177,7 +177,7 @@ class _Reader:
         step = range(0, len(self.column), _CHUNK)
         chunks = [_parse_iso(self.column.slice(start, _CHUNK)) for start in step]
         ticks = pl.concat([chunk["ticks"] for chunk in chunks])
-        advice = "write 2014-07-23 or 2014-07-23T10:15:00Z, or whole seconds"
+        advice = "write 2014-07-23 or 2014-07-23T10:15:00Z, or seconds"
         self.refuse(ticks.is_null(), "is neither an ISO date nor a whole number of 64 bits", advice)
         if self.unit == "auto":
             naive = pl.concat([chunk["naive"] for chunk in chunks])
@@ -221,7 +221,9 @@ def usable_times(column: pl.Series, unit: TimeUnit) -> pl.Series:
     """Whether each cell is a timestamp like most of the others, so that `read_times` takes what is left."""
     kind = column.dtype
     if kind == pl.String:
-        numbers = column.str.strip_chars().str.replace(r"^([+-]?\d+)\.0*$", "$1").cast(pl.Int64, strict=False)
+        numbers = (
+            column.str.strip_chars().str.replace(r"^([+-]?[0-9]+)\.0*$", "$1").cast(pl.Int64, strict=False)
+        )
         if (numbers.is_null() & column.str.contains(_DECIMAL).fill_null(False)).any():
             numbers = _floors(column.str.strip_chars().cast(pl.Float64, strict=False))
         digits = numbers.is_not_null()

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from hm4sr.errors import UserError
 from hm4sr.evaluation.compare import LEVEL, PairedTest, Systems, number_repeats
 from hm4sr.evaluation.metrics import Metric
 from hm4sr.evaluation.segments import segments
@@ -267,7 +268,13 @@ class Comparison:
         )
         facts = number_repeats(self.facts.targets)
         on = ["user", "item", "repeat"]
-        return number_repeats(keys).join(facts, on=on, how="left", maintain_order="left")
+        found = number_repeats(keys).join(facts, on=on, how="left", maintain_order="left")
+        if found["history"].null_count():
+            raise UserError(
+                f"the facts about {self.facts.name} lack some of the targets, as an older version published "
+                "them where targets repeat: export its comparison again."
+            )
+        return found
 
 
 _COSTS = ("Seeds", "Parameters", "s / epoch", "min / run", "peak MB", "s / 1,000 rec.")

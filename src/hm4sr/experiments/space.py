@@ -14,6 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hm4sr.config import assign, read_toml
 from hm4sr.errors import UserError
 from hm4sr.training.settings import Experiment
@@ -72,13 +74,9 @@ class Space:
         """Number of points."""
         return prod(map(len, self.choices.values()))
 
-    def point(self, number: int) -> Point:
-        """The point of that number (0..size - 1), in the order of `points`."""
-        values = {}
-        for key, choices in reversed(self.choices.items()):
-            number, place = divmod(number, len(choices))
-            values[key] = choices[place]
-        return {key: values[key] for key in self.choices}
+    def draw(self, rng: np.random.Generator) -> Point:
+        """A point, each as likely as any other."""
+        return {key: choices[int(rng.integers(len(choices)))] for key, choices in self.choices.items()}
 
     def points(self) -> Iterator[Point]:
         """All points, the last key moving fastest."""

@@ -296,7 +296,7 @@ class Search:
     def _enqueue_unseen(self, study: Any, tried: set[str]) -> bool:
         rng = np.random.default_rng([self._seed, len(study.get_trials(deepcopy=False))])
         if 2 * len(tried) < self.space.size:  # a draw is new more often than not; a list may not fit
-            while point_key(point := self.space.point(int(rng.integers(self.space.size)))) in tried:
+            while point_key(point := self.space.draw(rng)) in tried:
                 pass
             self._enqueue(study, point)
             return True

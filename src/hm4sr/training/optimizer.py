@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from hm4sr.errors import UserError
 from hm4sr.models.base import SeqRecModel
 from hm4sr.nn.shards import sharded_tables
 from hm4sr.training.average import WeightAverage
@@ -98,7 +99,11 @@ class Optimizer:
         return name != "step" and id(moved) in self._parts
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave.
+
+        Raises:
+            UserError: it belongs to other parameters.
+        """
         averages = {key: tensor for key, tensor in tensors.items() if key.startswith(_AVERAGE)}
         tensors = {key: tensor for key, tensor in tensors.items() if key not in averages}
         if self._average is not None:
@@ -111,7 +116,21 @@ class Optimizer:
                     # Sparse Adam counts its steps in a plain number.
                     whole = isinstance(part, torch.optim.SparseAdam) and name == "step"
                     state.setdefault(int(parameter), {})[name] = int(tensor) if whole else tensor
+            if not _fits(state, part):
+                raise UserError(
+                    "the state is of another version, which moved other parameters: start the run again."
+                )
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+
+
+def _fits(state: dict[int, dict[str, Tensor | int]], part: torch.optim.Optimizer) -> bool:
+    """Whether saved moments are as large as the parameters that they belong to."""
+    moved = part.param_groups[0]["params"]
+    for number, values in state.items():
+        shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.dim()}
+        if number >= len(moved) or shapes - {moved[number].shape}:
+            return False
+    return True
 
 
 def _item_tables(model: SeqRecModel) -> Iterator[nn.Embedding]:
