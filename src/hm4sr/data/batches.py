@@ -13,6 +13,8 @@ from hm4sr.types import SeqBatch
 
 _POSITIONS = 16_384
 """Events of a batch of histories to be judged, roughly."""
+_CHUNK = 1 << 20
+"""Windows looked at together where all of them must be."""
 
 
 @dataclass(frozen=True)
@@ -177,14 +179,14 @@ class TrainingBatches:
         self.batch_targets = batch_targets
         self.num_targets = 0
         lengths, targets = np.zeros((2, len(windows)), dtype=np.int32)
-        for chunk in in_chunks(np.arange(len(windows), dtype=_index_type(len(windows)))):
+        for chunk in in_chunks(np.arange(len(windows), dtype=_index_type(len(windows))), _CHUNK):
             taken = windows.take(chunk)
             lengths[chunk], targets[chunk] = taken.lengths, taken.targets
             self.num_targets += int(taken.targets.sum())
         longest = int(lengths.max(initial=1))
         self._widths = padded_lengths(longest)
         bucket = np.searchsorted(self._widths, np.arange(longest + 1)).astype(np.uint8)
-        self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in in_chunks(lengths))])
+        self._bucket = np.concatenate([bucket[:0], *(bucket[chunk] for chunk in in_chunks(lengths, _CHUNK))])
         numbers = range(len(self._widths))
         self._most_targets = [int(targets[self._bucket == number].max(initial=0)) for number in numbers]
         self.most_targets = max(self._most_targets)

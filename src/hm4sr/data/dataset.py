@@ -293,9 +293,9 @@ class Dataset:
         return table
 
 
-def in_chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def in_chunks(values: NDArray[Any], size: int = _CHUNK) -> Iterator[NDArray[Any]]:
     """Pieces of an array, so that what is computed from it does not need as much memory again."""
-    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
